@@ -1,0 +1,76 @@
+# make quickstart and make test each set up all that they need: a virtual environment in .venv with the
+# versions of constraints.txt. PYTHON chooses the interpreter (3.11 or newer).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
+	$(shell $(python) -c "$(NEW_ENOUGH)" 2>/dev/null && echo $(python))) python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+pinned = $(shell sed -n '/^$(1)==/p' constraints.txt)
+
+# transformers' own model tests are the contract, and only its source distribution holds them.
+CONTRACT := .cache/transformers-tests
+CONTRACT_READY := $(CONTRACT)/.$(call pinned,transformers)
+
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadscope
+QUICKSTART := recipes/translation/quickstart.yaml
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(READY) ## Create .venv with the package and everything that the tests need
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(firstword $(PYTHON)) >/dev/null || \
+		{ echo "$(PYTHON) is not installed; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c "$(NEW_ENOUGH)" || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), but vanilla-transformer needs Python 3.11 or newer;" \
+		"name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(call pinned,torch)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[all]'
+	@touch $@
+
+$(CONTRACT_READY): | $(READY)
+	@rm -rf $(CONTRACT) && mkdir -p $(CONTRACT)
+	@if $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+		--no-build-isolation --dest $(CONTRACT) $(call pinned,transformers) && \
+		tar -xzf $(CONTRACT)/transformers-*.tar.gz -C $(CONTRACT) --strip-components=1 --wildcards '*/tests' '*/LICENSE'; \
+	then rm $(CONTRACT)/transformers-*.tar.gz && touch $@; \
+	else echo "No source distribution of $(call pinned,transformers): its common model tests will be skipped." >&2; fi
+
+.PHONY: transformers-tests
+transformers-tests: $(CONTRACT_READY) ## Fetch transformers' own model tests into .cache
+
+.PHONY: quickstart
+quickstart: $(READY) ## Train a small English-Spanish model from scratch, score it, translate
+	$(BIN)/python recipes/seq2seq.py $(QUICKSTART)
+
+.PHONY: test
+test: $(READY) $(CONTRACT_READY) lint ## Run lint and all tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(READY) ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## Remove caches and the virtual environment; outputs/ stays
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

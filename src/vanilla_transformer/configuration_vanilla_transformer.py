@@ -1,0 +1,185 @@
+"""Configuration of the text models, and the paper's variations on its base model by name."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+# Names and sizes of "Attention Is All You Need", Table 3. What a row does not name is the base model's.
+# Its parameter counts imply about 41,000 shared words for the base-sized rows and 36,200 for "big".
+# Rows D with label smoothing 0.0 and 0.2 are the base model: smoothing belongs to training. Row E's 256
+# positions are ours: the paper names neither their number nor the row's parameters.
+PRESETS: dict[str, dict] = {
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "encoder_layers": 4,
+        "decoder_layers": 4,
+    },
+    "small": {"intermediate_size": 1024, "num_attention_heads": 4},
+    "base": {},
+    "big": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "dropout": 0.3},
+    "table3-base": {"vocab_size": 41000},
+    "table3-A-1-head": {"vocab_size": 41000, "num_attention_heads": 1},
+    "table3-A-4-heads": {"vocab_size": 41000, "num_attention_heads": 4},
+    "table3-A-16-heads": {"vocab_size": 41000, "num_attention_heads": 16},
+    "table3-A-32-heads": {"vocab_size": 41000, "num_attention_heads": 32},
+    "table3-B-head-dim-16": {"vocab_size": 41000, "head_dim": 16},
+    "table3-B-head-dim-32": {"vocab_size": 41000, "head_dim": 32},
+    "table3-C-2-layers": {"vocab_size": 41000, "encoder_layers": 2, "decoder_layers": 2},
+    "table3-C-4-layers": {"vocab_size": 41000, "encoder_layers": 4, "decoder_layers": 4},
+    "table3-C-8-layers": {"vocab_size": 41000, "encoder_layers": 8, "decoder_layers": 8},
+    "table3-C-hidden-256": {"vocab_size": 41000, "hidden_size": 256},
+    "table3-C-hidden-1024": {"vocab_size": 41000, "hidden_size": 1024},
+    "table3-C-intermediate-1024": {"vocab_size": 41000, "intermediate_size": 1024},
+    "table3-C-intermediate-4096": {"vocab_size": 41000, "intermediate_size": 4096},
+    "table3-D-dropout-0.0": {"vocab_size": 41000, "dropout": 0.0},
+    "table3-D-dropout-0.2": {"vocab_size": 41000, "dropout": 0.2},
+    "table3-D-smoothing-0.0": {"vocab_size": 41000},
+    "table3-D-smoothing-0.2": {"vocab_size": 41000},
+    "table3-E-learned-positions": {
+        "vocab_size": 41000,
+        "position_embedding_type": "learned",
+        "max_position_embeddings": 256,
+    },
+    "table3-big": {
+        "vocab_size": 36200,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "dropout": 0.3,
+    },
+}
+
+
+@strict
+class VanillaTransformerConfig(PreTrainedConfig):
+    r"""The Transformer of "Attention Is All You Need"; `VanillaTransformerConfig()` is its base model.
+
+    A stack with 0 layers is absent: `decoder_layers=0` is an encoder (classification, masked language
+    modelling), `encoder_layers=0` a decoder (language modelling).
+
+    Args:
+        vocab_size: words shared by source, target and output.
+        hidden_size: d_model, the width of every vector between layers.
+        intermediate_size: d_ff, the inner width of the feed-forward networks.
+        num_attention_heads: h.
+        head_dim: d_k, the width of one head's queries and keys; `hidden_size // num_attention_heads` if None.
+        value_dim: d_v, the width of one head's values; `hidden_size // num_attention_heads` if None.
+        encoder_layers, decoder_layers: N of either stack; 0 leaves the stack out.
+        dropout: P_drop, on each sublayer's output and on the sums of embeddings and positions (section 5.4).
+        norm_position: "post" normalises the sum of residual and sublayer as the paper does; "pre" normalises
+            each sublayer's input and, once more, the stack's output.
+        activation: inside the feed-forward network; any name of `transformers.activations.ACT2FN`.
+        position_embedding_type: "sinusoidal" (section 3.5), or "learned" (Table 3, row E).
+        max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
+            length up to which inputs are meant to go.
+        tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
+        layer_norm_eps: added to the variance in layer normalisation.
+        use_cache: whether the decoder returns its keys and values, so that generation computes each once.
+
+    Raises:
+        ValueError: naming the values, when they do not fit together.
+    """
+
+    model_type = "vanilla_transformer"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "d_model": "hidden_size",
+        "d_ff": "intermediate_size",
+        "encoder_ffn_dim": "intermediate_size",
+        "decoder_ffn_dim": "intermediate_size",
+        "num_heads": "num_attention_heads",
+        "encoder_attention_heads": "num_attention_heads",
+        "decoder_attention_heads": "num_attention_heads",
+        "activation_function": "activation",
+        "hidden_act": "activation",
+    }
+
+    vocab_size: int = 37000
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    head_dim: int | None = None
+    value_dim: int | None = None
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float | int = 0.1
+    norm_position: Literal["post", "pre"] = "post"
+    activation: str = "relu"
+    position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
+    layer_norm_eps: float = 1e-5
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    pad_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs):
+        if self.head_dim is None or self.value_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not a multiple of "
+                    f"num_attention_heads={self.num_attention_heads}; change one, or set head_dim and "
+                    "value_dim"
+                )
+            head_width = self.hidden_size // self.num_attention_heads
+            self.head_dim = head_width if self.head_dim is None else self.head_dim
+            self.value_dim = head_width if self.value_dim is None else self.value_dim
+        self.is_encoder_decoder = self.encoder_layers > 0 and self.decoder_layers > 0
+        kwargs.pop("num_hidden_layers", None)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "VanillaTransformerConfig":
+        """The named entry of `PRESETS`, with any field overridden; raises ValueError for an unknown name."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the encoder or, where there is none, of the decoder."""
+        return self.encoder_layers or self.decoder_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, layers: int):
+        # transformers' caches rename `decoder_layers` to this on a copy of the config that they size from.
+        if self.encoder_layers:
+            self.encoder_layers = layers
+        else:
+            self.decoder_layers = layers
+
+    def validate_sizes(self):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "head_dim",
+            "value_dim",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("encoder_layers", "decoder_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.encoder_layers + self.decoder_layers == 0:
+            raise ValueError("encoder_layers=0 and decoder_layers=0 leave no model")
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
+
+    def validate_activation(self):
+        if self.activation not in ACT2FN:
+            raise ValueError(f"activation={self.activation!r} is unknown; there are {', '.join(ACT2FN)}")
+
+    def validate_dropout(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+
+
+__all__ = ["PRESETS", "VanillaTransformerConfig"]

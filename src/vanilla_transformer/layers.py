@@ -1,0 +1,213 @@
+"""One layer of either stack: attention, feed-forward network, and the residual with its norm (section 3)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+
+
+class Packing:
+    """Where the real tokens of a padded batch lie, so that work on single tokens can leave padding out.
+
+    Args:
+        mask: `(batch, length)`, nonzero where a token is real.
+    """
+
+    def __init__(self, mask: torch.Tensor):
+        self.shape = mask.shape
+        self.rows = mask.flatten().nonzero().squeeze(1)  # (tokens,)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, width)` to `(1, tokens, width)`."""
+        return padded.flatten(0, 1).index_select(0, self.rows)[None]
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(1, tokens, width)` to `(batch, length, width)`, zero where there is padding."""
+        padded = packed.new_zeros(self.shape.numel(), packed.shape[-1])
+        return padded.index_copy(0, self.rows, packed[0]).unflatten(0, self.shape)
+
+
+def scaled_dot_product_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V (section 3.2.1, equation 1), the "eager" implementation.
+
+    Args:
+        query, key: `(batch, heads, length, head_dim)`; value: `(batch, heads, length, value_dim)`.
+        attention_mask: added to Q Kᵀ / √d_k: 0 where a query may look, very negative elsewhere.
+
+    Returns:
+        the output `(batch, length, heads, value_dim)` and the weights `(batch, heads, queries, keys)`.
+    """
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class Attention(nn.Module):
+    """MultiHead(Q, K, V) = Concat(head_1, …, head_h) W^O (section 3.2.2).
+
+    Queries come from the states, keys and values from the memory, which is the states themselves unless
+    another is given. `is_causal` hides later positions where no mask says otherwise (section 3.2.3).
+    """
+
+    def __init__(
+        self, config: VanillaTransformerConfig, is_causal: bool = False, layer_idx: int | None = None
+    ):
+        super().__init__()
+        self.config = config
+        self.is_causal = is_causal
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.value_dim = config.value_dim
+        self.scaling = config.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.value_dim)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.value_dim, config.hidden_size)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        memory: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        packing: Packing | None = None,
+        memory_packing: Packing | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States `(batch, length, width)`, or packed, to the same shape, and the weights where they exist."""
+        query = self._heads(self.q_proj(states), self.head_dim, packing)
+        key, value = self._keys_and_values(states, memory, past_key_values, packing, memory_packing)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, scaled_dot_product_attention
+        )
+        heads, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+        output = heads.flatten(2)  # (batch, length, heads * value_dim)
+        return self.o_proj(output if packing is None else packing.pack(output)), weights
+
+    def _keys_and_values(self, states, memory, cache, packing, memory_packing):
+        memory_is_cached = False
+        if isinstance(cache, EncoderDecoderCache):
+            memory_is_cached = memory is not None and cache.is_updated.get(self.layer_idx, False)
+            if memory is not None:
+                cache.is_updated[self.layer_idx] = True
+            cache = cache.self_attention_cache if memory is None else cache.cross_attention_cache
+        if memory_is_cached:
+            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        if memory is None:
+            memory, memory_packing = states, packing
+        key = self._heads(self.k_proj(memory), self.head_dim, memory_packing)
+        value = self._heads(self.v_proj(memory), self.value_dim, memory_packing)
+        return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
+
+    @staticmethod
+    def _heads(projected: torch.Tensor, head_dim: int, packing: Packing | None) -> torch.Tensor:
+        if packing is not None:
+            projected = packing.unpack(projected)
+        return projected.unflatten(-1, (-1, head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
+
+
+class FeedForward(nn.Module):
+    """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 (section 3.3, equation 2)."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.activation]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(states)))
+
+
+class AddNorm(nn.Module):
+    """LayerNorm(x + Dropout(Sublayer(x))) (sections 3.1, 5.4).
+
+    Pre-norm, an option the paper does not have, is x + Dropout(Sublayer(LayerNorm(x))).
+    """
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.pre_norm = config.norm_position == "pre"
+
+    def forward(self, states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        if self.pre_norm:
+            return states + self.dropout(sublayer(self.norm(states)))
+        return self.norm(states + self.dropout(sublayer(states)))
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Self-attention, then the feed-forward network (figure 1, left)."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.self_attn_add_norm = AddNorm(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_add_norm = AddNorm(config)
+
+    def forward(
+        self, states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        def attend_to_self(x):
+            return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
+
+        states = self.self_attn_add_norm(states, attend_to_self)
+        return self.feed_forward_add_norm(states, self.feed_forward)
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Masked self-attention, attention to the encoder's output, feed-forward network (figure 1, right).
+
+    Without an encoder the middle sublayer is absent.
+    """
+
+    def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = Attention(config, is_causal=True, layer_idx=layer_idx)
+        self.self_attn_add_norm = AddNorm(config)
+        self.has_cross_attention = config.is_encoder_decoder
+        if self.has_cross_attention:
+            self.cross_attn = Attention(config, layer_idx=layer_idx)
+            self.cross_attn_add_norm = AddNorm(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_add_norm = AddNorm(config)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        memory: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+        memory_packing: Packing | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        def attend_to_self(x):
+            return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
+
+        def attend_to_memory(x):
+            return self.cross_attn(x, memory, memory_mask, memory_packing=memory_packing, **kwargs)[0]
+
+        states = self.self_attn_add_norm(states, attend_to_self)
+        if self.has_cross_attention:
+            states = self.cross_attn_add_norm(states, attend_to_memory)
+        return self.feed_forward_add_norm(states, self.feed_forward)

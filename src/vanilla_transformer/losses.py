@@ -1,0 +1,106 @@
+"""Label-smoothed cross-entropy (section 5.4), from logits and, faster, from the states before them."""
+
+import torch
+from torch.nn import functional as F
+
+IGNORE_INDEX = -100  # the label of padding
+
+
+def label_smoothed_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Cross-entropy with the mixture (1 - ε) · label + ε / |V| as the target, in nats per real token.
+
+    Args:
+        logits: `(..., vocabulary)`.
+        labels: `(...)`, -100 where there is padding, which is left out.
+        label_smoothing: ε.
+        num_items_in_batch: what the sum is divided by: the real tokens of the whole update when gradients
+            are accumulated or devices share it; None counts those of `labels`.
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return total / _count(labels, num_items_in_batch)
+
+
+def linear_cross_entropy(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """`label_smoothed_cross_entropy(states @ weight.T, labels, …)` without ever holding all the logits.
+
+    Args:
+        states: `(tokens, width)`.
+        weight: the output projection, `(vocabulary, width)`.
+        labels: `(tokens,)`.
+    """
+    real = labels != IGNORE_INDEX
+    if not real.all():
+        states, labels = states[real], labels[real]
+    if torch.is_grad_enabled():
+        total = _LinearCrossEntropy.apply(states, weight, labels, label_smoothing)
+    else:
+        total = sum(
+            label_smoothed_cross_entropy(part @ weight.T, right, label_smoothing, num_items_in_batch=1)
+            for part, right in zip(
+                states.split(_LinearCrossEntropy.CHUNK), labels.split(_LinearCrossEntropy.CHUNK), strict=True
+            )
+        )
+    return total / _count(labels, num_items_in_batch)
+
+
+def _count(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
+    if num_items_in_batch is None:
+        return (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return num_items_in_batch
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Takes the gradient chunk by chunk while the chunk's logits are at hand; backward only scales it."""
+
+    CHUNK = 512  # rows of logits held at a time: enough work for the cores, little enough for their cache
+
+    @staticmethod
+    def forward(ctx, states, weight, labels, label_smoothing):
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        vocabulary = weight.to(dtype)
+        right_share, other_share = 1 - label_smoothing, label_smoothing / weight.shape[0]  # 1 - ε, ε / |V|
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        states_gradient = torch.empty_like(states)
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, states.shape[0], _LinearCrossEntropy.CHUNK):
+                chunk = states[start : start + _LinearCrossEntropy.CHUNK].to(dtype)
+                right = labels[start : start + _LinearCrossEntropy.CHUNK]
+                rows = torch.arange(len(right), device=right.device)
+                # One tensor is in turn the logits, their exponentials, the softmax and the gradient.
+                logits = (chunk @ vocabulary.T).float()  # (rows, vocabulary)
+                total -= right_share * logits[rows, right].sum() + other_share * logits.sum()
+                largest = logits.amax(-1, keepdim=True)
+                exponentials = logits.sub_(largest).exp_()
+                normaliser = exponentials.sum(-1, keepdim=True)
+                total += (normaliser.log() + largest).sum()
+                gradient = exponentials.div_(normaliser).sub_(other_share)
+                gradient[rows, right] -= right_share
+                gradient = gradient.to(dtype)
+                states_gradient[start : start + len(right)] = gradient @ vocabulary
+                weight_gradient += gradient.T @ chunk
+        ctx.save_for_backward(states_gradient, weight_gradient.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        states_gradient, weight_gradient = ctx.saved_tensors
+        return gradient * states_gradient, gradient * weight_gradient, None, None

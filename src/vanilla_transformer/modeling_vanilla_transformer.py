@@ -1,0 +1,570 @@
+"""The text models: the bare Transformer and its heads. A head is projection, loss, output."""
+
+import copy
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from .generation import PaperGenerationMixin
+from .layers import Packing
+from .losses import IGNORE_INDEX, label_smoothed_cross_entropy, linear_cross_entropy
+from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
+
+
+def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch.Tensor:
+    """The decoder's input for these labels: the start token, then all but the last (figure 1)."""
+    start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
+    shifted = torch.cat((start, labels[:, :-1]), dim=1)
+    return shifted.masked_fill(shifted == IGNORE_INDEX, config.pad_token_id)
+
+
+def position_embedding(config: VanillaTransformerConfig) -> nn.Module:
+    if config.position_embedding_type == "learned":
+        return LearnedPositions(config.max_position_embeddings, config.hidden_size)
+    return SinusoidalPositions()
+
+
+def embed_inputs(
+    stack: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+) -> torch.Tensor:
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError(f"{type(stack).__name__} needs either ids or embeddings, not both and not neither")
+    return stack.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+
+class TextEncoder(Encoder):
+    """The encoder with its word embeddings."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = position_embedding(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
+        states = embed_inputs(self, input_ids, inputs_embeds)
+        positions = torch.arange(states.shape[1], device=states.device)
+        return super().forward(self.embed_positions(states, positions), attention_mask, **kwargs)
+
+
+class TextDecoder(Decoder):
+    """The decoder with its word embeddings."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = position_embedding(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
+        states = embed_inputs(self, input_ids, inputs_embeds)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            use_cache = False  # layers that run again in the backward pass would add their keys twice
+        if not use_cache:
+            past_key_values = None
+        elif past_key_values is None:
+            past_key_values = new_cache(self.config)
+        if position_ids is None:
+            past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = (torch.arange(states.shape[1], device=states.device) + past_length)[None]
+        return super().forward(
+            self.embed_positions(states, position_ids),
+            attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            **kwargs,
+        )
+
+
+class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
+    """Encoder and decoder without a head (figure 1), or either alone where the other has no layers."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        if config.tie_word_embeddings:
+            # Saved under this one name, the matrix finds its place in whichever stacks and heads load it.
+            self.shared = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self._tied_weights_keys = {}
+        if config.encoder_layers:
+            self.encoder = TextEncoder(config)
+            self._tied_weights_keys["encoder.embed_tokens.weight"] = "shared.weight"
+        if config.decoder_layers:
+            self.decoder = TextDecoder(config)
+            self._tied_weights_keys["decoder.embed_tokens.weight"] = "shared.weight"
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return (self.encoder if self.config.encoder_layers else self.decoder).embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        if self.config.tie_word_embeddings:
+            self.shared = value
+        if self.config.encoder_layers:
+            self.encoder.embed_tokens = value
+        if self.config.decoder_layers and (self.config.tie_word_embeddings or not self.config.encoder_layers):
+            self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        packing: Packing | None = None,
+        decoder_packing: Packing | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput | BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
+        """
+        Args:
+            input_ids, attention_mask, inputs_embeds: the source `(batch, length)` with 1 for real tokens and
+                0 for padding; where there is no encoder, the decoder's input.
+            decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds: the target so far,
+                `(batch, length)`; the source shifted right when none is given.
+            encoder_outputs: of an earlier run of the encoder, which is then not run.
+            position_ids: `(batch, length)`, for a decoder alone whose input is padded on the left.
+            packing, decoder_packing: where the real tokens are; with them padding costs no work outside
+                attention, and `last_hidden_state` is packed, `(1, tokens, width)`.
+        """
+        if not self.config.encoder_layers:
+            return self.decoder(
+                input_ids,
+                attention_mask,
+                inputs_embeds,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                packing=packing,
+                **kwargs,
+            )
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids, attention_mask, inputs_embeds, packing=packing, **kwargs
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if not self.config.decoder_layers:
+            return encoder_outputs
+
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError(f"{type(self).__name__} needs decoder_input_ids or decoder_inputs_embeds")
+            decoder_input_ids = shift_right(input_ids, self.config)
+        decoded = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            packing=decoder_packing,
+            encoder_packing=packing,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            past_key_values=decoded.past_key_values,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedModel, PaperGenerationMixin):
+    """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        if not config.is_encoder_decoder:
+            raise ValueError(
+                f"{type(self).__name__} needs both stacks, but encoder_layers={config.encoder_layers} "
+                f"and decoder_layers={config.decoder_layers}"
+            )
+        super().__init__(config)
+        self.model = VanillaTransformerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.lm_head = new_embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        return shift_right(labels, self.config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        skip_logits: bool = False,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """
+        Args:
+            labels: `(batch, length)`, -100 where there is padding; shifted right they are the decoder's
+                input when none is given.
+            logits_to_keep: how many of the last positions get logits; 0 for all.
+            label_smoothing: ε of the loss (section 5.4).
+            num_items_in_batch: the real target tokens that the summed loss is divided by, when an update is
+                made of several batches; those of `labels` by default.
+            skip_logits: returns the loss alone, and computes nothing for padding: the way to train. Needs
+                labels, padded on the right.
+        """
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = shift_right(labels, self.config)
+        if skip_logits:
+            if attention_mask is not None and encoder_outputs is None:
+                kwargs["packing"] = Packing(attention_mask)
+            kwargs["decoder_packing"] = Packing(up_to_last_label(labels))
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if skip_logits:
+            logits = None
+            loss = packed_loss(
+                self.lm_head,
+                outputs.last_hidden_state,
+                labels,
+                kwargs["decoder_packing"],
+                label_smoothing,
+                num_items_in_batch,
+            )
+        else:
+            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+            loss = None
+            if labels is not None:
+                loss = label_smoothed_cross_entropy(logits, labels, label_smoothing, num_items_in_batch)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
+
+
+def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
+    """1 up to each row's last label and 0 after it, `(batch, length)`: what lies after is padding."""
+    return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
+
+
+def packed_loss(lm_head, states, labels, packing, label_smoothing, num_items_in_batch) -> torch.Tensor:
+    """The loss from packed states `(1, tokens, width)` and padded labels `(batch, length)`."""
+    labels = packing.pack(labels[..., None]).flatten()
+    return linear_cross_entropy(states[0], lm_head.weight, labels, label_smoothing, num_items_in_batch)
+
+
+def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransformerConfig:
+    """A copy of the configuration without the other stack."""
+    if not getattr(config, f"{stack}_layers"):
+        raise ValueError(f"{stack}_layers=0, but this model is {stack} only")
+    config = copy.deepcopy(config)
+    setattr(config, "encoder_layers" if stack == "decoder" else "decoder_layers", 0)
+    config.is_encoder_decoder = False
+    return config
+
+
+class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGenerationMixin):
+    """The decoder alone as a language model; an encoder in the configuration is left out."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        config = with_only(config, "decoder")
+        super().__init__(config)
+        self.model = VanillaTransformerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        skip_logits: bool = False,
+        **kwargs,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """
+        Args:
+            labels: `(batch, length)`, the input itself with -100 where there is padding; each position
+                predicts the next.
+            label_smoothing, num_items_in_batch, skip_logits: as in conditional generation.
+        """
+        next_labels = None
+        if labels is not None:
+            use_cache = False
+            next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if skip_logits:
+            kwargs["packing"] = Packing(up_to_last_label(next_labels))
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if skip_logits:
+            logits = None
+            loss = packed_loss(
+                self.lm_head,
+                outputs.last_hidden_state,
+                next_labels,
+                kwargs["packing"],
+                label_smoothing,
+                num_items_in_batch,
+            )
+        else:
+            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+            loss = None
+            if labels is not None:
+                loss = label_smoothed_cross_entropy(logits, next_labels, label_smoothing, num_items_in_batch)
+        return CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class EncoderHead(VanillaTransformerPreTrainedModel):
+    """What the heads on an encoder share: the encoder; a decoder in the configuration is left out."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        config = with_only(config, "encoder")
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = VanillaTransformerModel(config)
+
+
+class VanillaTransformerForMaskedLM(EncoderHead):
+    """The encoder alone, filling in masked words, with the projection tied to the embeddings."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput:
+        """Labels `(batch, length)` are the words at masked positions and -100 elsewhere."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        logits = self.lm_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class VanillaTransformerForSequenceClassification(EncoderHead):
+    """The mean of the encoder's output over real tokens, projected to the labels."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Labels `(batch,)`; `(batch, labels)` of 0 and 1 for several per text; real for regression."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        states = outputs.last_hidden_state  # (batch, length, width)
+        if attention_mask is None:
+            attention_mask = states.new_ones(states.shape[:2])
+        real = attention_mask[..., None].to(states.dtype)
+        mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
+        logits = self.classifier(self.dropout(mean))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class VanillaTransformerForTokenClassification(EncoderHead):
+    """A label for each token."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """Labels `(batch, length)`, -100 where there is none."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class VanillaTransformerForQuestionAnswering(EncoderHead):
+    """Where in the text the answer starts and ends."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **kwargs,
+    ) -> QuestionAnsweringModelOutput:
+        """Positions `(batch,)` of the answer's first and last token."""
+        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(
+            -1
+        )  # (batch, length) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "VanillaTransformerForCausalLM",
+    "VanillaTransformerForConditionalGeneration",
+    "VanillaTransformerForMaskedLM",
+    "VanillaTransformerForQuestionAnswering",
+    "VanillaTransformerForSequenceClassification",
+    "VanillaTransformerForTokenClassification",
+    "VanillaTransformerModel",
+    "VanillaTransformerPreTrainedModel",
+]

@@ -1,0 +1,165 @@
+"""The encoder and the decoder: vectors in, vectors out (section 3.1)."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .layers import Attention, DecoderLayer, EncoderLayer, Packing
+
+
+class VanillaTransformerPreTrainedModel(PreTrainedModel):
+    """What every model here shares: its configuration, its initial weights and what it supports."""
+
+    config_class = VanillaTransformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Xavier for matrices; embeddings of variance 1 / d_model, so that scaled by √d_model they meet
+        the positions as equals and, tied, keep the first logits near zero."""
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        else:
+            super()._init_weights(module)
+
+
+def final_norm(config: VanillaTransformerConfig) -> nn.Module:
+    """Post-norm layers end with a norm of their own; pre-norm stacks need one after the last layer."""
+    return (
+        nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.norm_position == "pre"
+        else nn.Identity()
+    )
+
+
+class Encoder(VanillaTransformerPreTrainedModel):
+    """`encoder_layers` identical layers (figure 1, left)."""
+
+    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.norm = final_norm(config)
+        self.gradient_checkpointing = False
+
+    @capture_outputs
+    def forward(
+        self,
+        states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        packing: Packing | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            states: `(batch, length, width)`, positions already added.
+            attention_mask: `(batch, length)`, 1 for real tokens and 0 for padding.
+            packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
+        """
+        mask = create_bidirectional_mask(self.config, states, attention_mask)
+        if packing is not None:
+            states = packing.pack(states)
+        states = self.dropout(states)
+        for layer in self.layers:
+            states = layer(states, mask, packing=packing, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(states))
+
+
+class Decoder(VanillaTransformerPreTrainedModel):
+    """`decoder_layers` identical layers (figure 1, right)."""
+
+    _can_record_outputs = {
+        "hidden_states": DecoderLayer,
+        "attentions": OutputRecorder(Attention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(Attention, index=1, layer_name="cross_attn"),
+    }
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
+        self.norm = final_norm(config)
+        self.gradient_checkpointing = False
+
+    @capture_outputs
+    def forward(
+        self,
+        states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_ids: torch.Tensor | None = None,
+        packing: Packing | None = None,
+        encoder_packing: Packing | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """
+        Args:
+            states: `(batch, length, width)`, positions already added.
+            attention_mask: `(batch, past + length)`, 1 for real tokens and 0 for padding.
+            encoder_hidden_states: the memory `(batch, source length, width)`, packed with `encoder_packing`.
+            encoder_attention_mask: `(batch, source length)`.
+            past_key_values: keys and values of earlier positions; the new ones are added to it.
+            packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
+        """
+        own_cache = past_key_values
+        if isinstance(past_key_values, EncoderDecoderCache):
+            own_cache = past_key_values.self_attention_cache
+        mask = create_causal_mask(self.config, states, attention_mask, own_cache, position_ids)
+        memory_mask = None
+        if encoder_hidden_states is not None:
+            memory_mask = create_bidirectional_mask(
+                self.config,
+                states,
+                encoder_attention_mask,
+                encoder_hidden_states=_as_padded(encoder_hidden_states, encoder_packing),
+            )
+        if packing is not None:
+            states = packing.pack(states)
+        states = self.dropout(states)
+        for layer in self.layers:
+            states = layer(
+                states,
+                encoder_hidden_states,
+                mask,
+                memory_mask,
+                past_key_values=past_key_values,
+                packing=packing,
+                memory_packing=encoder_packing,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(states), past_key_values=past_key_values
+        )
+
+
+def _as_padded(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """A tensor of the padded shape, for masks, which read nothing but shape, dtype and device."""
+    return states if packing is None else states.new_empty(1, 1, 1).expand(*packing.shape, states.shape[-1])
+
+
+def new_cache(config: VanillaTransformerConfig) -> Cache:
+    """An empty cache that grows: for self-attention and, where there is an encoder, for cross-attention."""
+    if config.is_encoder_decoder:
+        return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+    return DynamicCache(config=config)

@@ -1,0 +1,32 @@
+"""Training as the paper does it (section 5), on transformers' Seq2SeqTrainer."""
+
+from .arguments import VanillaTransformerTrainingArguments
+from .averaging import average_checkpoints, best_checkpoints, last_checkpoints
+from .batching import (
+    Seq2SeqCollator,
+    TokenBudgetIterable,
+    TokenBudgetSampler,
+    padding_report,
+    sequence_lengths,
+)
+from .callbacks import TrainingInterrupted
+from .schedule import get_noam_schedule, noam_lambda, noam_rate
+from .trainer import VanillaTransformerTrainer, translation_metrics
+
+__all__ = [
+    "Seq2SeqCollator",
+    "TokenBudgetIterable",
+    "TokenBudgetSampler",
+    "TrainingInterrupted",
+    "VanillaTransformerTrainer",
+    "VanillaTransformerTrainingArguments",
+    "average_checkpoints",
+    "best_checkpoints",
+    "get_noam_schedule",
+    "last_checkpoints",
+    "noam_lambda",
+    "noam_rate",
+    "padding_report",
+    "sequence_lengths",
+    "translation_metrics",
+]

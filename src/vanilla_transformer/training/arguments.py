@@ -1,0 +1,300 @@
+"""The paper's training settings as Hugging Face training arguments."""
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import Seq2SeqTrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
+from transformers.utils.generic import ExplicitEnum
+
+from .batching import derive_accumulation
+
+
+def _with(name: str, added: str, known: type[ExplicitEnum]) -> type[ExplicitEnum]:
+    return ExplicitEnum(
+        name, {added.upper(): added} | {member.name: member.value for member in known}, module=__name__
+    )
+
+
+ScheduleName = _with("ScheduleName", "noam", SchedulerType)
+OptimizerName = _with("OptimizerName", "adam", OptimizerNames)
+
+
+@dataclass
+class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` with the paper's defaults (section 5) and what its training needs besides.
+
+    Every schedule and optimizer of transformers is still accepted. What cannot be honoured together is
+    refused with a ValueError that names the keys.
+    """
+
+    _argument_group_name = "training"  # the title in --help
+
+    lr_scheduler_type: ScheduleName | str = field(
+        default="noam",
+        metadata={
+            "help": "Learning rate schedule. noam is the paper's (section 5.3): "
+            "noam_factor * hidden_size^-0.5 * min(t^-0.5, t * warmup_steps^-1.5) at update t."
+        },
+    )
+    warmup_steps: float = field(
+        default=4000,
+        metadata={"help": "Updates over which the learning rate grows; below 1, a share of all updates."},
+    )
+    noam_factor: float = field(
+        default=1.0, metadata={"help": "What the Noam learning rate is multiplied by; the paper's is 1."}
+    )
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the other schedules (5e-5 if not given). Noam sets its own."
+        },
+    )
+    optim: OptimizerName | str = field(
+        default="adam",
+        metadata={
+            "help": "Optimizer. adam is the paper's (section 5.3), torch's fused Adam; sgd takes momentum; "
+            "the rest are transformers' own."
+        },
+    )
+    adam_beta2: float = field(default=0.98, metadata={"help": "Adam's decay of the second moment."})
+    adam_epsilon: float = field(default=1e-9, metadata={"help": "Adam's epsilon."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of optim=sgd."})
+    max_grad_norm: float = field(
+        default=0.0,
+        metadata={"help": "Norm that gradients are clipped to; 0, as in the paper, clips nothing."},
+    )
+    label_smoothing_factor: float = field(
+        default=0.1,
+        metadata={
+            "help": "Label smoothing of the training loss (section 5.4). Evaluation reports the plain loss."
+        },
+    )
+    max_source_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most source tokens, padding included, in one batch on one device."},
+    )
+    max_target_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most target tokens, padding included, in one batch on one device. With this or "
+            "max_source_tokens, batches are made by token budget, not of a fixed number of sentences."
+        },
+    )
+    tokens_per_update: int | None = field(
+        default=None,
+        metadata={
+            "help": "Target tokens, padding included, in one update over all devices (the paper's is 25000). "
+            "Derives gradient_accumulation_steps from the number of devices and max_target_tokens, "
+            "so that results do not depend on the machine."
+        },
+    )
+    gradient_accumulation_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Batches that a device adds up for one update: 1, or what tokens_per_update asks for."
+        },
+    )
+    stream_buffer_size: int = field(
+        default=16_384,
+        metadata={"help": "Examples of a streamed data set that are held at once to batch like with like."},
+    )
+    average_checkpoints: int = field(
+        default=0,
+        metadata={
+            "help": "At the end, average the weights of this many checkpoints and keep the result as the "
+            "model (section 6.1: 5 for base, 20 for big). 0 keeps the last weights."
+        },
+    )
+    average_best: bool = field(
+        default=False,
+        metadata={
+            "help": "Average the checkpoints that are best by metric_for_best_model, not the last ones."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace a NaN or infinite loss in the logs by the mean. Training stops at one anyway."
+        },
+    )
+
+    def __post_init__(self):
+        accumulation = self.gradient_accumulation_steps
+        _refuse(
+            accumulation is not None and accumulation < 1,
+            f"gradient_accumulation_steps={accumulation} is below 1",
+        )
+        self.gradient_accumulation_steps = accumulation or 1
+        schedule = _named(ScheduleName, "lr_scheduler_type", self.lr_scheduler_type)
+        optimizer = _named(OptimizerName, "optim", self.optim)
+        given_rate = self.learning_rate
+        if given_rate is None:
+            self.learning_rate = 1.0 if schedule == "noam" else 5e-5
+        # transformers turns both names into enums of its own, which know neither noam nor adam.
+        if schedule == "noam":
+            self.lr_scheduler_type = SchedulerType.INVERSE_SQRT
+        if optimizer == "adam":
+            self.optim = OptimizerNames.ADAMW_TORCH_FUSED
+        super().__post_init__()
+        if schedule == "noam":
+            self.lr_scheduler_type = schedule
+        if optimizer == "adam":
+            self.optim = optimizer
+
+        self._check_optimization()
+        self._check_averaging()
+        if self.has_token_budget:
+            self._check_token_batches()
+        if self.tokens_per_update is not None:
+            self._derive_accumulation(accumulation)
+
+    @property
+    def has_token_budget(self) -> bool:
+        """Whether training batches are made by token budget."""
+        return any((self.max_source_tokens, self.max_target_tokens, self.tokens_per_update))
+
+    def _check_optimization(self):
+        noam = self.lr_scheduler_type == "noam"
+        _refuse(
+            noam and self.learning_rate != 1,
+            f"learning_rate={self.learning_rate} has no part in lr_scheduler_type=noam: use noam_factor",
+        )
+        _refuse(
+            noam and not self.warmup_steps > 0,
+            f"lr_scheduler_type=noam needs warmup_steps > 0, not {self.warmup_steps}",
+        )
+        _refuse(
+            noam and self.lr_scheduler_kwargs,
+            "lr_scheduler_kwargs has no part in lr_scheduler_type=noam: use warmup_steps and noam_factor",
+        )
+        _refuse(not self.noam_factor > 0, f"noam_factor={self.noam_factor} is not above 0")
+        _refuse(
+            not noam and self.noam_factor != 1,
+            f"noam_factor={self.noam_factor} has no part in lr_scheduler_type={self.lr_scheduler_type.value}",
+        )
+        _refuse(
+            self.optim != "sgd" and self.momentum != 0.9,
+            f"momentum={self.momentum} belongs to optim=sgd, not to optim={self.optim.value}",
+        )
+        _refuse(
+            self.optim == "adam" and self.optim_args,
+            "optim_args has no part in optim=adam: use the adam_* keys",
+        )
+        _refuse(
+            not 0 <= self.label_smoothing_factor < 1,
+            f"label_smoothing_factor={self.label_smoothing_factor} is not in [0, 1)",
+        )
+
+    def _check_averaging(self):
+        count = self.average_checkpoints
+        _refuse(count < 0, f"average_checkpoints={count} is negative")
+        _refuse(
+            self.average_best and not count, "average_best needs average_checkpoints, the number to average"
+        )
+        if not count:
+            return
+        _refuse(
+            self.save_strategy == SaveStrategy.NO,
+            f"average_checkpoints={count} needs checkpoints, but save_strategy=no",
+        )
+        _refuse(
+            self.save_total_limit is not None and 0 < self.save_total_limit < count,
+            f"average_checkpoints={count} needs as many checkpoints as that, but "
+            f"save_total_limit={self.save_total_limit} deletes them before",
+        )
+        _refuse(
+            self.load_best_model_at_end,
+            f"load_best_model_at_end and average_checkpoints={count} both choose the final weights: keep one",
+        )
+        _refuse(
+            self.average_best and self.metric_for_best_model is None,
+            "average_best needs metric_for_best_model",
+        )
+        _refuse(
+            self.average_best and self.eval_strategy == IntervalStrategy.NO,
+            "average_best needs an evaluation at each checkpoint, but eval_strategy=no",
+        )
+        for key in ("fsdp", "deepspeed"):
+            _refuse(
+                getattr(self, key),
+                f"average_checkpoints={count} cannot be done with {key}, which splits the weights: "
+                "leave it out and call average_checkpoints() on the folders after training",
+            )
+
+    def _check_token_batches(self):
+        for key in ("max_source_tokens", "max_target_tokens", "tokens_per_update"):
+            value = getattr(self, key)
+            _refuse(value is not None and value < 1, f"{key}={value} is not above 0")
+        keys = ("max_target_tokens", "max_source_tokens", "tokens_per_update")
+        budget = next(f"{key}={getattr(self, key)}" for key in keys if getattr(self, key))
+        config = self.accelerator_config
+        sampling, batch_size = self.train_sampling_strategy, self.per_device_train_batch_size
+        refused = {
+            f"train_sampling_strategy={sampling}": sampling != "random",
+            f"per_device_train_batch_size={batch_size}": batch_size != 8,  # not its default
+            "auto_find_batch_size": self.auto_find_batch_size,
+            "dataloader_drop_last": self.dataloader_drop_last,
+            "sortish_sampler": self.sortish_sampler,
+            "accelerator_config.dispatch_batches": config.dispatch_batches,
+            "accelerator_config.split_batches": config.split_batches,
+        }
+        for key, given in refused.items():
+            _refuse(given, f"{key} and {budget} cannot both decide what a batch is: keep one")
+        _refuse(
+            self.n_gpu > 1,
+            f"{budget} is the budget of one device, but this process drives {self.n_gpu} GPUs: start one "
+            f"process per GPU with torchrun --nproc-per-node {self.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
+        )
+
+    def _derive_accumulation(self, accumulation: int | None):
+        """Derive how many device batches make an update of tokens_per_update."""
+        _refuse(
+            self.deepspeed,
+            "tokens_per_update cannot derive the accumulation that deepspeed has in its own config: "
+            "give gradient_accumulation_steps and max_target_tokens",
+        )
+        derived = self._batches_per_update()
+        _refuse(
+            accumulation is not None and accumulation != derived,
+            f"gradient_accumulation_steps={accumulation} contradicts "
+            f"tokens_per_update={self.tokens_per_update}, which makes it {derived} on {self.world_size} "
+            "device(s): leave one out",
+        )
+        _refuse(
+            self.tokens_per_update < self.world_size * derived,
+            f"tokens_per_update={self.tokens_per_update} is too few for {self.world_size} devices",
+        )
+        self.gradient_accumulation_steps = derived
+
+    def _batches_per_update(self) -> int:
+        budget = self.max_target_tokens or math.ceil(self.tokens_per_update / self.world_size)
+        return derive_accumulation(self.tokens_per_update, budget, self.world_size)
+
+    @property
+    def device_budget(self) -> tuple[int | None, int | None]:
+        """Most source and most target tokens in a device batch.
+
+        With tokens_per_update both may be less than max_*_tokens, in proportion: so much that the device
+        batches of an update add up to it.
+        """
+        source, target = self.max_source_tokens, self.max_target_tokens
+        if self.tokens_per_update is None:
+            return source, target
+        share = self.tokens_per_update // (self.world_size * self._batches_per_update())
+        if source is not None and target is not None:
+            source = source * share // target
+        return source, share
+
+
+def _named(names: type[ExplicitEnum], key: str, value: str) -> ExplicitEnum:
+    try:
+        return names(value)
+    except ValueError:
+        raise ValueError(f"{key}={value} is none of {', '.join(name.value for name in names)}") from None
+
+
+def _refuse(wrong: object, message: str):
+    if wrong:
+        raise ValueError(message)

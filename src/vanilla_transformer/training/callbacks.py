@@ -1,0 +1,173 @@
+"""What watches a training run: interrupts, throughput, curves."""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+INTERRUPTED = "interrupted.txt"  # marks a checkpoint that no save_strategy asked for
+
+
+class TrainingInterrupted(SystemExit):
+    """Training was interrupted and its checkpoint is saved.
+
+    Left to itself it ends the program with the status that a shell expects: 130 after Ctrl-C, 143 after
+    SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+
+
+class InterruptCallback(TrainerCallback):
+    """Ctrl-C or SIGTERM ends training after the update in progress, with a checkpoint; a second one, at once.
+
+    Entered as a context around training. Elsewhere than in the main thread it does nothing, because Python
+    delivers signals there alone; a signal that was ignored before stays ignored.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.off_schedule = False  # whether the checkpoint is saved for the interrupt alone
+        self._previous = {}
+
+    def __enter__(self):
+        self.signal, self.off_schedule = None, False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error):
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def _note(self, number, frame):
+        self.__exit__()  # a second signal does what it did before
+        self.signal = number
+        text = "\nInterrupted: finishing what is in progress, then saving. Once more stops at once.\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # print is not safe in a signal handler
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:  # a signal reaches the processes at different updates
+            number = torch.tensor(self.signal or 0, device=args.device)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+            self.signal = number.item() or None
+        if self.signal:
+            self.off_schedule = not control.should_save
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.signal and state.epoch != int(state.epoch):  # the epoch is not over: nothing is due
+            control.should_save = control.should_evaluate = False
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.off_schedule and state.is_world_process_zero:
+            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            (folder / INTERRUPTED).write_text(
+                "Saved when training was interrupted; deleted once the resumed run has saved its next.\n"
+            )
+
+
+class Throughput(TrainerCallback):
+    """Real tokens since the last log, and the seconds of their updates, evaluation and saving left out."""
+
+    def __init__(self):
+        self._begin = None
+        self._reset()
+
+    def _reset(self):
+        self._source = self._target = 0
+        self._seconds = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._reset()
+        self._begin = time.perf_counter(), state.global_step
+
+    def begin_update(self):
+        self._update = time.perf_counter()
+
+    def count(self, batches, target_tokens):
+        """`batches` of this device; `target_tokens` of all devices, or None."""
+        for batch in batches:
+            if (mask := batch.get("attention_mask")) is not None:
+                self._source += mask.sum()
+        self._target += target_tokens or 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._seconds += time.perf_counter() - self._update
+
+    def drain(self, state, accelerator) -> dict[str, float]:
+        """Rates since the last call, and the minutes that the rest of the training will take as things go."""
+        counts = torch.tensor([float(self._source), self._seconds], device=accelerator.device)
+        source, seconds = accelerator.reduce(counts, "sum").tolist()
+        seconds /= accelerator.num_processes
+        rates = {}
+        if seconds:
+            rates["source_tokens_per_second"] = round(source / seconds)
+            rates["target_tokens_per_second"] = round(float(self._target) / seconds)
+        started, first_step = self._begin
+        if state.global_step > first_step:
+            pace = (time.perf_counter() - started) / (state.global_step - first_step)
+            rates["minutes_left"] = round(pace * (state.max_steps - state.global_step) / 60, 1)
+        self._reset()
+        return rates
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the batch sampler which epoch begins.
+
+    transformers does so too, but not where the epoch is resumed in its midst by several processes: there
+    the sampler is wrapped once more, and would start over with the first epoch's order.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        sampler = train_dataloader.batch_sampler
+        while sampler is not None and not hasattr(sampler, "set_epoch"):
+            sampler = getattr(sampler, "batch_sampler", None)
+        if sampler is not None:
+            sampler.set_epoch(int(state.epoch))
+
+
+class AveragingCallback(TrainerCallback):
+    """Refuses, before the first update, to average more checkpoints than the run will save."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = {
+            SaveStrategy.STEPS: math.ceil(state.max_steps / state.save_steps),
+            SaveStrategy.EPOCH: state.num_train_epochs,
+        }.get(args.save_strategy, args.average_checkpoints)
+        if saved < args.average_checkpoints:
+            raise ValueError(
+                f"average_checkpoints={args.average_checkpoints}, but {state.max_steps} updates with "
+                f"save_strategy={args.save_strategy.value} and save_steps={state.save_steps} leave {saved}: "
+                "save more often, train longer or average fewer"
+            )
+
+
+class CurvesCallback(TrainerCallback):
+    """Draws the run when it ends: training_curves.png and learning_rate.png in output_dir."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        try:
+            from ..visualization.curves import plot_learning_rate, plot_training_curves
+
+            plot_training_curves(state.log_history, Path(args.output_dir, "training_curves.png"))
+            plot_learning_rate(state.log_history, Path(args.output_dir, "learning_rate.png"))
+        except (ImportError, OSError) as error:  # a picture is not worth a model
+            logger.warning(f"the training curves were not drawn in {args.output_dir}: {error}")

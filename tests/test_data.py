@@ -1,0 +1,354 @@
+"""Reading and encoding pairs of texts: every source gives the same rows, every defect has its message."""
+
+import gzip
+import json
+import logging
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, IterableDataset
+
+from vanilla_transformer.corpora import SHIPPED, corpus_files, load_corpus
+from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
+from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits, text_columns
+from vanilla_transformer.training.settings import InputError
+
+PAIRS = [
+    ("A dog.", "Ein Hund."),
+    ('A "red" cat, asleep', "Eine Katze; schläft"),
+    ("NA", "null"),
+    ("x\u2028y", "\x0c z"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows(dataset):
+    return [(row["source"], row["target"]) for row in dataset]
+
+
+def text_files(folder, pairs, suffix=""):
+    paths = [str(folder / f"train.{language}{suffix}") for language in ("en", "de")]
+    for path, side in zip(paths, zip(*pairs)):
+        with gzip.open(path, "wb") if suffix else open(path, "wb") as file:
+            file.write("".join(f"{text}\n" for text in side).encode())
+    return paths
+
+
+def table_file(folder, kind, pairs):
+    path = folder / f"train.{kind}"
+    english, german = zip(*pairs)
+    if kind == "parquet":
+        pq.write_table(pa.table({"n": list(range(len(pairs))), "en": english, "de": german}), path)
+    elif kind in ("csv", "tsv"):
+        import csv
+
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file, delimiter="," if kind == "csv" else "\t")
+            writer.writerows([("en", "de"), *pairs])
+    else:
+        nested = kind == "jsonl"
+        lines = [{"en": one, "de": other} for one, other in pairs]
+        lines = [{"id": "1", "translation": line} if nested else line for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [str(path)]
+
+
+def given(files, **more):
+    return DataArguments(train_file=files, source_lang="en", target_lang="de", **more)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "json", "jsonl", "text", "text.gz"])
+def test_every_format_gives_the_same_rows(tmp_path, kind, streaming):
+    if kind.startswith("text"):
+        files = text_files(tmp_path, PAIRS, ".gz" if kind.endswith("gz") else "")
+    else:
+        files = table_file(tmp_path, kind, PAIRS)
+    train = load_splits(given(files, streaming=streaming))["train"]
+    assert isinstance(train, IterableDataset if streaming else Dataset)
+    assert rows(train) == PAIRS
+
+
+def test_columns_by_key_and_first_rows(tmp_path):
+    files = table_file(tmp_path, "jsonl", PAIRS)
+    data = DataArguments(
+        train_file=files, source_column="translation.de", target_column="en", max_train_samples=2
+    )
+    assert rows(load_splits(data)["train"]) == [(german, english) for english, german in PAIRS[:2]]
+
+
+def test_wildcards_read_all_shards(tmp_path):
+    for shard in range(2):
+        (tmp_path / str(shard)).mkdir()
+        table_file(tmp_path / str(shard), "parquet", PAIRS[2 * shard : 2 * shard + 2])
+    assert rows(load_splits(given([f"{tmp_path}/*/*.parquet"]))["train"]) == PAIRS
+
+
+def test_a_folder_as_a_dataset(tmp_path):
+    table_file(tmp_path, "parquet", PAIRS)
+    data = DataArguments(dataset=str(tmp_path), source_lang="en", target_lang="de")
+    assert rows(load_splits(data)["train"]) == PAIRS
+
+
+def test_changed_files_are_read_again(tmp_path):
+    files = text_files(tmp_path, PAIRS)
+    load_splits(given(files))
+    text_files(tmp_path, PAIRS[:1])
+    assert rows(load_splits(given(files))["train"]) == PAIRS[:1]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "text"])
+def test_empty_sides_are_skipped_counted_and_reported(tmp_path, kind, streaming, caplog):
+    pairs = [("", "leer"), ("A dog.", "Ein Hund."), ("blank", " \t"), ("A cat.", "Eine Katze.")]
+    files = text_files(tmp_path, pairs) if kind == "text" else table_file(tmp_path, kind, pairs)
+    with caplog.at_level(logging.WARNING):
+        train = rows(load_splits(given(files, streaming=streaming))["train"])
+    assert train == [pairs[1], pairs[3]]
+    assert files[0] in caplog.text
+    assert (
+        "skipped 1 pairs" if streaming else "skipped 2 of 4 pairs with an empty side (rows 1, 3)"
+    ) in caplog.text
+
+
+def test_null_values_are_empty_sides(tmp_path, caplog):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"en": "A dog.", "de": null}\n{"en": "A cat.", "de": "Eine Katze."}\n')
+    assert rows(load_splits(given([str(path)]))["train"]) == [("A cat.", "Eine Katze.")]
+    assert "skipped 1 of 2" in caplog.text
+
+
+# Each case: a function that writes files and gives DataArguments, and what the message must name.
+
+
+def unpaired(folder):
+    files = text_files(folder, PAIRS)
+    with open(files[1], "a") as file:
+        file.write("one more\n")
+    return given(files), [files[0], "4 lines", files[1], "5"]
+
+
+def one_text_file(folder):
+    return given(text_files(folder, PAIRS)[:1]), ["train.en", "two files"]
+
+
+def missing_column(folder):
+    files = table_file(folder, "parquet", PAIRS)
+    data = DataArguments(train_file=files, source_lang="en", target_column="dee")
+    return data, ["target_column", files[0], "'dee'", "did you mean 'de'", "de, en, n"]
+
+
+def numbers_for_text(folder):
+    files = table_file(folder, "parquet", PAIRS)
+    return DataArguments(train_file=files, source_lang="en", target_column="n"), [
+        files[0],
+        "'n'",
+        "int",
+        "row 1",
+    ]
+
+
+def one_column_for_both(folder):
+    files = table_file(folder, "csv", PAIRS)
+    return DataArguments(train_file=files, source_lang="en", target_lang="en"), [files[0], "same column"]
+
+
+def mixed_types(folder):
+    path = folder / "train.jsonl"
+    path.write_text('{"en": "A dog.", "de": "Ein Hund."}\n{"en": "A cat.", "de": 7}\n')
+    return given([str(path)]), [str(path), "row 2", "'de'", "int", "7"]
+
+
+def broken_json(folder):
+    path = folder / "train.jsonl"
+    path.write_text('{"en": "A dog.", "de": "Ein Hund."}\n{"en": "A cat.", "de\n')
+    return given([str(path)]), [str(path), "line 2", "not JSON"]
+
+
+def ragged_csv(folder):
+    path = folder / "train.csv"
+    path.write_text("en,de\na,b\na,b,c\n")
+    return given([str(path)]), [str(path), "line 3"]
+
+
+def broken_parquet(folder):
+    path = folder / "train.parquet"
+    path.write_bytes(b"PAR1 but not really")
+    return given([str(path)]), [str(path), "not a readable Parquet file"]
+
+
+def not_utf8(folder):
+    files = text_files(folder, PAIRS)
+    (folder / "train.de").write_bytes(b"eins\nzw\xe9i\ndrei\nvier\n")
+    return given(files), [files[1], "line 2", "UTF-8"]
+
+
+def missing_file(folder):
+    text_files(folder, PAIRS)
+    return given([f"{folder}/train.en", f"{folder}/trian.de"]), [
+        "train_file",
+        "trian.de",
+        "did you mean 'train.de'",
+    ]
+
+
+def missing_folder(folder):
+    return given([f"{folder}/no/such/train.csv"]), ["no/such/train.csv", f"{folder} holds"]
+
+
+def mixed_kinds(folder):
+    files = table_file(folder, "csv", PAIRS) + table_file(folder, "parquet", PAIRS)
+    return given(files), ["train.csv", "train.parquet", "different kinds"]
+
+
+def unknown_split(folder):
+    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", test_split="tset")
+    return data, ["test_split", "'tset'", "did you mean 'test'", "train, validation, test"]
+
+
+def unknown_dataset(folder):
+    data = DataArguments(dataset=f"{folder}/nowhere", source_lang="en", target_lang="es")
+    return data, ["nowhere", "cannot be loaded", "bible_en_es"]
+
+
+def nothing_left(folder):
+    files = text_files(folder, [("", "leer")])
+    return given(files), [files[0], "no pair"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        unpaired,
+        one_text_file,
+        missing_column,
+        numbers_for_text,
+        one_column_for_both,
+        mixed_types,
+        broken_json,
+        ragged_csv,
+        broken_parquet,
+        not_utf8,
+        missing_file,
+        missing_folder,
+        mixed_kinds,
+        unknown_split,
+        unknown_dataset,
+        nothing_left,
+    ],
+    ids=lambda case: case.__name__,
+)
+def test_a_defect_names_what_is_wrong(tmp_path, case, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data, named = case(tmp_path)
+    with pytest.raises(InputError) as error:
+        load_splits(data)
+    for words in named:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("case", [missing_column, mixed_types, not_utf8], ids=lambda case: case.__name__)
+def test_a_stream_names_it_too(tmp_path, case):
+    data, named = case(tmp_path)
+    data.streaming = True
+    with pytest.raises(InputError) as error:
+        list(load_splits(data)["train"])
+    assert named[0] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({}, "no data"),
+        ({"dataset": "bible_en_es", "train_file": ["a.csv"]}, "exclude each other"),
+        ({"dataset": "bible_en_es", "source_lang": "en"}, "which column is the target"),
+        (
+            {"train_file": ["a.csv"], "source_lang": "en", "target_lang": "de", "test_split": "test"},
+            "test_split",
+        ),
+        (
+            {"dataset": "bible_en_es", "source_lang": "en", "target_lang": "es", "vocab_size": 0},
+            "vocab_size=0",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other(settings, named):
+    with pytest.raises(InputError, match=named):
+        DataArguments(**settings)
+
+
+# Encoding
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return VanillaTransformerTokenizer.train([["a b c d e f g h"] * 4], vocab_size=267, show_progress=False)
+
+
+def test_long_pairs_leave_training_and_are_cut_in_evaluation(tokenizer, caplog):
+    long = "a b c d e f g h " * 3
+    pairs = {"source": ["a b", long, "a b c", "h"], "target": ["a", "b", long, "c"]}
+    splits = {"train": Dataset.from_dict(pairs), "validation": Dataset.from_dict(pairs)}
+    data = DataArguments(
+        dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=6, max_target_length=8
+    )
+    encoded = encode_splits(splits, tokenizer, data)
+
+    assert encoded["train"].column_names == ["input_ids", "labels"]
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["train"]["input_ids"]] == [
+        "a b",
+        "h",
+    ]
+    assert "left out 2 of 4 training pairs" in caplog.text
+
+    held_out = encoded["validation"]
+    assert sorted(held_out["row"]) == [0, 1, 2, 3]
+    assert "cut 1 of 4 validation sources to max_source_length=6" in caplog.text
+    for row in held_out:
+        whole = tokenizer(row["source"])["input_ids"]
+        assert row["source"] == pairs["source"][row["row"]]
+        assert row["input_ids"] == (whole if len(whole) <= 6 else whole[:5] + [tokenizer.eos_token_id])
+        assert tokenizer.decode(row["labels"], skip_special_tokens=True) == row["target"]
+    lengths = [len(ids) for ids in held_out["input_ids"]]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_streamed_encoding_equals_whole(tokenizer):
+    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=150)
+    whole = load_splits(data)["train"].take(50)
+    streamed = encode_splits({"train": whole.to_iterable_dataset()}, tokenizer, data)["train"]
+    assert list(streamed) == list(encode_splits({"train": whole}, tokenizer, data)["train"])
+
+
+def test_text_columns_give_both_sides():
+    dataset = Dataset.from_dict({"source": ["a", "b", "c"], "target": ["x", "y", "z"]})
+    assert [list(column) for column in text_columns(dataset, limit=2)] == [["a", "b"], ["x", "y"]]
+    assert [list(column) for column in text_columns(dataset.to_iterable_dataset())] == [
+        list("abc"),
+        list("xyz"),
+    ]
+
+
+# The shipped corpus
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_corpus(name):
+    corpus = load_corpus(name)
+    assert list(corpus) == list(corpus_files(name)) == ["train", "validation", "test"]
+    source, target = name.split("_")[-2:]
+    held_out = {row[source] for split in ("validation", "test") for row in corpus[split]}
+    assert len(held_out & set(corpus["train"][source])) < 0.01 * len(held_out)
+    for split in corpus.values():
+        for text in (*split[source], *split[target]):
+            assert text and text == text.strip() and "\n" not in text
+
+
+def test_unknown_corpus_is_an_error():
+    with pytest.raises(ValueError, match="bible_en_es"):
+        load_corpus("bible_en_fr")

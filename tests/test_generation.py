@@ -1,0 +1,409 @@
+"""The paper's decoding against searches that are too slow and too simple to be wrong."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerForCausalLM,
+    VanillaTransformerForConditionalGeneration,
+)
+from vanilla_transformer.generation import paper_generation_config, top_k
+
+START, PAD, END = 0, 1, 2
+GNMT = {"length_penalty_type": "gnmt"}
+
+
+def random_model(vocab_size, seed=0, **sizes):
+    """A small model whose distributions are far from flat, in words as in attention."""
+    torch.manual_seed(seed)
+    config = VanillaTransformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=2,
+        tie_word_embeddings=False,
+        **{"encoder_layers": 2, "decoder_layers": 2, **sizes},
+    )
+    decoder_only = config.encoder_layers == 0
+    model_class = (
+        VanillaTransformerForCausalLM if decoder_only else VanillaTransformerForConditionalGeneration
+    )
+    model = model_class(config).eval()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name.endswith(("q_proj.weight", "lm_head.weight")):
+                weights.mul_(3)
+    return model
+
+
+def padded_batch(vocab_size, lengths, seed=0):
+    torch.manual_seed(seed)
+    input_ids = torch.randint(3, vocab_size, (len(lengths), max(lengths)))
+    attention_mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": input_ids.masked_fill(attention_mask == 0, PAD), "attention_mask": attention_mask}
+
+
+def rows(batch):
+    """Each sentence of a padded batch as a batch of its own, without padding."""
+    for input_ids, mask in zip(batch["input_ids"], batch["attention_mask"]):
+        yield {"input_ids": input_ids[mask == 1][None]}
+
+
+def words(sequence):
+    """What was generated: neither the start token nor padding."""
+    return tuple(token for token in sequence[1:].tolist() if token != PAD)
+
+
+@torch.no_grad()
+def score(model, source, outputs, alpha, beta):
+    """s(Y, X) of equation 14 for outputs of one length, from one pass over each as a whole."""
+    prefixes = torch.tensor([[START, *output[:-1]] for output in outputs])
+    sources = source["input_ids"].expand(len(outputs), -1)
+    passed = model(input_ids=sources, decoder_input_ids=prefixes, output_attentions=True)
+    log_probs = passed.logits.log_softmax(-1)
+    attention = passed.cross_attentions[-1].mean(1).sum(1).tolist()  # over heads, over the target
+    penalty = ((5 + len(outputs[0])) / 6) ** alpha
+    scores = {}
+    for row, output in enumerate(outputs):
+        log_p = sum(log_probs[row, place, token].item() for place, token in enumerate(output))
+        covered = sum(math.log(min(received, 1.0)) for received in attention[row])
+        scores[output] = log_p / penalty + beta * covered
+    return scores
+
+
+@pytest.mark.parametrize(
+    "alpha, beta", [(0.0, 0.0), (0.6, 0.0), (1.5, 0.0), (-0.7, 0.0), (0.6, 0.2), (1.0, 2.0)]
+)
+def test_equals_enumeration_of_all_outputs(alpha, beta):
+    model, batch = random_model(6, seed=3), padded_batch(6, [2, 1, 2])
+    best = 12
+    generated = model.generate(
+        **batch,
+        **GNMT,
+        length_penalty=alpha,
+        coverage_penalty=beta,
+        max_extra_tokens=2,
+        num_beams=64,  # as many as there are unfinished outputs of 3 words
+        num_return_sequences=best,
+        return_dict_in_generate=True,
+    )
+    found = [words(sequence) for sequence in generated.sequences]
+    scores = generated.sequences_scores.unflatten(0, (-1, best))
+    for number, source in enumerate(rows(batch)):
+        limit = source["input_ids"].shape[1] + 2
+        truth = {}
+        for length in range(limit):
+            middles = itertools.product((START, 3, 4, 5), repeat=length)
+            truth |= score(model, source, [(*middle, END) for middle in middles], alpha, beta)
+        of_sentence = found[best * number : best * (number + 1)]
+        assert len(set(of_sentence)) == best
+        torch.testing.assert_close(scores[number], torch.tensor([truth[output] for output in of_sentence]))
+        torch.testing.assert_close(scores[number], torch.tensor(sorted(truth.values(), reverse=True)[:best]))
+
+
+@torch.no_grad()
+def plain_search(model, source, beams, alpha, limit, returned):
+    """Beam search for one sentence, without cache, batch or an early end."""
+    live, finished = [(0.0, ())], []
+    for length in range(1, limit + 1):
+        prefixes = torch.tensor([[START, *output] for _, output in live])
+        sources = {name: values.expand(len(live), -1) for name, values in source.items()}
+        log_probs = model(**sources, decoder_input_ids=prefixes).logits[:, -1].log_softmax(-1)
+        candidates = [
+            (log_p + log_probs[number, token].item(), (*output, token))
+            for number, (log_p, output) in enumerate(live)
+            for token in range(log_probs.shape[1])
+            if token != PAD and (token == END or length < limit)
+        ]
+        candidates = sorted(candidates, reverse=True)[: 2 * beams]
+        penalty = ((5 + length) / 6) ** alpha
+        finished += [(log_p / penalty, output) for log_p, output in candidates if output[-1] == END]
+        live = [candidate for candidate in candidates if candidate[1][-1] != END][:beams]
+    return sorted(finished, reverse=True)[:returned]
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.6, 2.0])
+@pytest.mark.parametrize("beams, returned", [(2, 1), (4, 1), (4, 3)])
+def test_equals_plain_search_that_never_stops_early(alpha, beams, returned):
+    model, batch = random_model(12, seed=beams), padded_batch(12, [3, 1, 5, 4])
+    settings = {**GNMT, "length_penalty": alpha, "num_beams": beams, "num_return_sequences": returned}
+    settings["max_extra_tokens"] = 6
+    generated = model.generate(**batch, **settings, return_dict_in_generate=True)
+    expected = [
+        hypothesis
+        for source in rows(batch)
+        for hypothesis in plain_search(
+            model, source, beams, alpha, source["input_ids"].shape[1] + 6, returned
+        )
+    ]
+    torch.testing.assert_close(generated.sequences_scores, torch.tensor([score for score, _ in expected]))
+    assert [words(sequence) for sequence in generated.sequences] == [output for _, output in expected]
+    # Without the dict the batch shrinks as sentences are done.
+    assert torch.equal(model.generate(**batch, **settings), generated.sequences)
+
+
+def test_sentences_that_are_done_leave_the_batch():
+    model, batch = random_model(12), padded_batch(12, [5, 2, 3, 1])
+    batch_sizes = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: batch_sizes.append(len(kwargs["decoder_input_ids"])), with_kwargs=True
+    )
+    model.generate(**batch, **GNMT, length_penalty=0.0, num_beams=3, max_extra_tokens=40)
+    assert batch_sizes[:2] == [4, 12]
+    assert batch_sizes[1:] == sorted(batch_sizes[1:], reverse=True)
+    assert batch_sizes[-1] < 12 and len(batch_sizes) < 40
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_a_batch_equals_its_sentences(beta):
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5, 1, 6])
+    settings = {
+        **GNMT,
+        "length_penalty": 0.6,
+        "coverage_penalty": beta,
+        "num_beams": 4,
+        "max_extra_tokens": 5,
+    }
+    together = model.generate(**batch, **settings)
+    for sequence, source in zip(together, rows(batch)):
+        alone = model.generate(**source, **settings)
+        assert words(sequence) == words(alone[0])
+
+
+def test_every_way_to_run_gives_the_same_output():
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    settings = {**GNMT, "length_penalty": 0.6, "num_beams": 4, "max_extra_tokens": 5}
+    expected = model.generate(**batch, **settings)
+    mask = batch["attention_mask"]
+    encoder = model.get_encoder()
+    ways = {
+        "static cache": {**batch, "cache_implementation": "static"},
+        "no cache": {**batch, "use_cache": False},
+        "encoder_outputs": {"encoder_outputs": encoder(**batch), "attention_mask": mask},
+        "inputs_embeds": {
+            "inputs_embeds": encoder.embed_tokens(batch["input_ids"]),
+            "attention_mask": mask,
+        },
+        "a processor": {**batch, "bad_words_ids": [[29, 29, 29, 29]]},
+        "a criterion": {**batch, "max_time": 1000.0},
+        "decoder_input_ids": {**batch, "decoder_input_ids": torch.full((3, 1), START)},
+        "eager": batch,
+    }
+    for name, inputs in ways.items():
+        assert torch.equal(model.generate(**inputs, **settings), expected), name
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model.generate(**batch, **settings), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**GNMT, "num_beams": 3},
+        {"num_beams": 3},
+        {"num_beams": 1},
+        {"num_beams": 1, "do_sample": True},
+    ],
+    ids=["own search", "transformers' search", "greedy", "sampling"],
+)
+def test_each_row_has_its_own_limit(settings):
+    lengths = [4, 1, 6]
+    model, batch = random_model(30), padded_batch(30, lengths)
+    model.lm_head = torch.nn.Linear(16, 30)
+    with torch.no_grad():  # the end token is all but impossible, and padding more so
+        model.lm_head.bias[END], model.lm_head.bias[PAD] = -50.0, -99.0
+    generated = model.generate(**batch, **settings, max_extra_tokens=3)
+    for sequence, length in zip(generated, lengths):
+        assert len(words(sequence)) == length + 3 and words(sequence)[-1] == END
+    # A smaller max_length or max_new_tokens holds for all, a larger one for none.
+    assert model.generate(**batch, **settings, max_extra_tokens=3, max_length=5).shape[1] == 5
+    assert model.generate(**batch, **settings, max_extra_tokens=3, max_new_tokens=5).shape[1] == 6
+    assert model.generate(**batch, **settings, max_extra_tokens=3, max_length=50).shape[1] == 10
+
+
+def test_greedy_and_own_search_end_where_they_must():
+    """A limit of 1 leaves the end token alone; one that is forbidden, or does not exist, ends nothing."""
+    model, batch = random_model(30), padded_batch(30, [4, 2])
+    own = {**batch, **GNMT, "num_beams": 3, "length_penalty": 0.6}
+    assert model.generate(**own, max_new_tokens=1).tolist() == [[START, END]] * 2
+    assert model.generate(**batch, num_beams=1, min_length=9, max_extra_tokens=1).shape[1] == 6
+    for settings in ({"min_length": 9}, {"suppress_tokens": [END]}, {"eos_token_id": None}):
+        generated = model.generate(**own, **settings, max_new_tokens=4)
+        assert generated.shape == (2, 5) and not (generated == PAD).any(), settings
+    with pytest.raises(ValueError, match="max_extra_tokens=3 needs eos_token_id"):
+        model.generate(**batch, max_extra_tokens=3, eos_token_id=None)
+
+
+def test_scores_add_up_and_are_sorted():
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    settings = {
+        **GNMT,
+        "length_penalty": 0.6,
+        "num_beams": 4,
+        "num_return_sequences": 3,
+        "max_extra_tokens": 4,
+    }
+    generated = model.generate(
+        **batch,
+        **settings,
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    steps = len(generated.scores)
+    for name in ("logits", "decoder_attentions", "cross_attentions", "decoder_hidden_states"):
+        assert len(getattr(generated, name)) == steps, name
+    assert generated.encoder_attentions is not None and generated.encoder_hidden_states is not None
+    log_probs = model.compute_transition_scores(
+        generated.sequences, generated.scores, generated.beam_indices, normalize_logits=False
+    ).sum(1)
+    lengths = (generated.beam_indices >= 0).sum(1)
+    assert lengths.tolist() == [len(words(sequence)) for sequence in generated.sequences]
+    torch.testing.assert_close(generated.sequences_scores, log_probs / ((5 + lengths) / 6) ** 0.6)
+    ranked = generated.sequences_scores.view(3, 3)
+    assert torch.equal(ranked, ranked.sort(descending=True).values)
+    assert torch.equal(model.generate(**batch, **settings), generated.sequences)
+
+
+def test_processors_and_criteria_are_heeded():
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    own = {**batch, **GNMT, "num_beams": 4, "length_penalty": 0.6}
+
+    def generate(**settings):
+        return [words(sequence) for sequence in model.generate(**own, **{"max_extra_tokens": 9, **settings})]
+
+    common = max(itertools.chain(*generate()), key=list(itertools.chain(*generate())).count)
+    assert all(common not in output for output in generate(bad_words_ids=[[common]]))
+    assert all(output[0] == 7 for output in generate(forced_bos_token_id=7))
+    assert all(len(output) >= 9 for output in generate(min_new_tokens=9))
+    allowed = ([3, END], [4, END], [5, END])  # by sentence
+    outputs = generate(prefix_allowed_tokens_fn=lambda sentence, tokens: allowed[sentence])
+    assert all(set(output) <= set(ids) for output, ids in zip(outputs, allowed))
+
+    def stop_after_two(tokens, scores):
+        return torch.full(tokens.shape[:1], tokens.shape[1] == 3)
+
+    outputs = generate(stopping_criteria=StoppingCriteriaList([stop_after_two]))
+    assert all(len(output) <= 2 for output in outputs)
+
+
+def test_early_stopping_ends_with_as_many_finished_as_beams():
+    model, batch = random_model(12), padded_batch(12, [6, 3])
+    own = {**batch, **GNMT, "num_beams": 2, "max_extra_tokens": 30, "length_penalty": 0.6}
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.generate(**own, early_stopping=True)
+    early = len(calls)
+    model.generate(**own)
+    assert early < len(calls) - early
+    whole = model.generate(**own, early_stopping=True, return_dict_in_generate=True)
+    assert torch.equal(whole.sequences, model.generate(**own, early_stopping=True))
+
+
+def test_half_precision_is_scored_in_float32():
+    model, batch = random_model(30).to(torch.bfloat16), padded_batch(30, [7, 2, 5])
+    generated = model.generate(
+        **batch, **GNMT, num_beams=4, max_extra_tokens=4, coverage_penalty=0.2, return_dict_in_generate=True
+    )
+    assert generated.sequences_scores.dtype == torch.float32
+    assert generated.sequences_scores.isfinite().all()
+
+
+def test_decoder_alone():
+    """Prompts are padded on the left, and the output may be as long as the prompt and the extra tokens."""
+    model, batch = random_model(30, encoder_layers=0), padded_batch(30, [5, 2])
+    batch = {name: values.flip(1) for name, values in batch.items()}
+    settings = {**GNMT, "num_beams": 3, "length_penalty": 0.6, "max_extra_tokens": 4}
+    together = model.generate(**batch, **settings)[:, 5:]
+    assert torch.equal(
+        model.generate(**batch, **settings, return_dict_in_generate=True).sequences[:, 5:], together
+    )
+    for sequence, source in zip(together, rows(batch)):
+        length = source["input_ids"].shape[1]
+        alone = model.generate(**source, **settings)[0, length:]
+        assert alone.tolist() == [token for token in sequence.tolist() if token != PAD]
+        assert len(alone) <= length + 4
+    embedded = model.generate(
+        inputs_embeds=model.get_input_embeddings()(batch["input_ids"]),
+        attention_mask=batch["attention_mask"],
+        **settings,
+    )
+    assert torch.equal(embedded, together)
+    with pytest.raises(ValueError, match="encoder and decoder"):
+        model.generate(**batch, **GNMT, num_beams=3, coverage_penalty=0.2)
+
+
+def test_other_processes_are_kept_company(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+        settings = {**GNMT, "num_beams": 4, "max_extra_tokens": 4}
+        expected = model.generate(**batch, **settings)
+        assert torch.equal(model.generate(**batch, **settings, synced_gpus=True), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_without_settings_it_is_transformers_own_search():
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    plain = {**batch, "num_beams": 3, "max_new_tokens": 8, "length_penalty": 0.6}
+    own = model.generate(**plain, **GNMT, return_dict_in_generate=True, output_scores=True)
+    theirs = model.generate(**plain, return_dict_in_generate=True, output_scores=True)
+    log_probs = model.compute_transition_scores(theirs.sequences, theirs.scores, theirs.beam_indices).sum(1)
+    lengths = (theirs.beam_indices >= 0).sum(1)
+    torch.testing.assert_close(theirs.sequences_scores, log_probs / lengths**0.6)
+    assert not torch.allclose(theirs.sequences_scores, own.sequences_scores)
+
+
+def test_settings_survive_saving_and_are_checked(tmp_path):
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    config = paper_generation_config(model.config)
+    assert (config.num_beams, config.length_penalty, config.max_extra_tokens) == (4, 0.6, 50)
+    config.max_extra_tokens, config.coverage_penalty = 4, 0.2
+    expected = model.generate(**batch, generation_config=config)
+    assert not torch.equal(expected, model.generate(**batch))
+
+    config.save_pretrained(tmp_path)
+    loaded = GenerationConfig.from_pretrained(tmp_path)
+    assert loaded == config
+    assert torch.equal(model.generate(**batch, generation_config=loaded), expected)
+
+    model.generation_config = config
+    model.save_pretrained(tmp_path / "model")
+    model = type(model).from_pretrained(tmp_path / "model", attn_implementation="eager")
+    assert torch.equal(model.generate(**batch), expected)
+    unpenalised = {"length_penalty_type": None, "coverage_penalty": None, "max_extra_tokens": None}
+    assert model.generate(**batch, **unpenalised, max_new_tokens=30, min_new_tokens=30).shape[1] == 31
+
+    for wrong, message in [
+        ({"length_penalty_type": "wu"}, "length_penalty_type='wu'"),
+        ({"coverage_penalty": -1.0}, "coverage_penalty=-1.0"),
+        ({"length_penalty_type": None}, "coverage_penalty=0.2 needs length_penalty_type='gnmt'"),
+        ({"max_extra_tokens": 2.5}, "max_extra_tokens=2.5"),
+        ({"do_sample": True}, "do_sample"),
+        ({"max_extra_token": 3}, "max_extra_token"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.generate(**batch, **wrong)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
+        model.generate(**batch)
+
+
+def test_top_k():
+    torch.manual_seed(0)
+    for width in (1, 5, 63, 64, 1000, 1031):
+        values = torch.randn(3, width)
+        values[1] = float("-inf")
+        found, ids = top_k(values, 8)
+        assert torch.equal(found, values.topk(min(8, width)).values)
+        assert torch.equal(values.gather(1, ids), found)

@@ -1,0 +1,100 @@
+"""Imports: they run one way, and importing the package brings in nothing heavy that was not asked for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
+
+# What a module may import lies in an earlier line (or, for training, metrics and interop, in its own folder).
+ORDER = [
+    ["configuration_vanilla_transformer", "corpora", "losses"],
+    ["layers", "embeddings"],
+    ["stacks"],
+    ["generation"],  # a mixin of the heads
+    ["modeling_vanilla_transformer", "tokenization_vanilla_transformer"],
+    ["pipelines", "metrics", "visualization", "interop"],
+    ["training"],
+    ["model_card", "cli"],
+    ["__init__"],
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+# Files that `save_pretrained` copies beside the weights: they find each other only as flat siblings.
+FLAT = [name for rank in ORDER[:5] for name in rank if (PACKAGE / f"{name}.py").exists()] + ["pipelines"]
+
+HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
+
+
+def own_imports(path: Path) -> set[str]:
+    """Top-level names within the package that a file imports, `__init__` for the package itself."""
+    depth = len(path.relative_to(PACKAGE).parts)  # levels up to the package
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            found.add((node.module.split(".") + ["__init__"])[1])
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {(name + ["__init__"])[1] for name in names if name[0] == PACKAGE.name}
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_run_one_way(path):
+    module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert module in RANK, f"say in ORDER where {module} stands"
+    for imported in own_imports(path) - {module}:
+        assert RANK[imported] < RANK[module], f"{path.name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_files_of_a_hub_copy_import_siblings_only(name):
+    for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1 and node.module and "." not in node.module, ast.unparse(node)
+            assert node.module in FLAT, f"{name} needs {node.module}, which is not copied"
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            assert PACKAGE.name not in ast.unparse(node)
+
+
+def in_a_new_process(code: str) -> str:
+    own = {"PYTHONPATH": str(PACKAGE.parent), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_brings_in_nothing_heavy():
+    code = f"""
+import sys
+import transformers
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, Pipeline, GenerationMixin
+before = set(sys.modules)
+import vanilla_transformer
+print(sorted(name for name in {HEAVY} if name in sys.modules and name not in before))
+own = ("vanilla_transformer.training", "vanilla_transformer.metrics")
+print(sorted(name for name in sys.modules if name.startswith(own)))
+"""
+    assert in_a_new_process(code).split("\n")[:2] == ["[]", "[]"]
+
+
+def test_importing_the_package_adds_little_time():
+    """Beside the parts of transformers that a model needs; the best of three, as the machine may be busy."""
+    code = """
+import time
+began = time.perf_counter()
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, Pipeline, GenerationMixin
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers import TokenizersBackend
+theirs = time.perf_counter()
+import vanilla_transformer
+print((time.perf_counter() - theirs) / (theirs - began))
+"""
+    assert min(float(in_a_new_process(code)) for _ in range(3)) < 0.5

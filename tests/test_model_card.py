@@ -1,0 +1,136 @@
+"""The card of a trained model: its metadata are what was given, and its examples run."""
+
+import json
+import re
+
+import clean_process
+import pytest
+from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from transformers import MarianConfig, MarianMTModel
+
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerForConditionalGeneration,
+    VanillaTransformerTokenizer,
+)
+from vanilla_transformer.model_card import write_model_card
+
+SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+RESULTS = {
+    "validation": {"bleu": 31.25, "bleu_signature": SIGNATURE, "loss": 1.5, "runtime": 12.0},
+    "test": {"bleu": 30.5, "bleu_signature": SIGNATURE, "chrf": 55.75, "samples_per_second": 7.0},
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    texts = ["A dog runs over the field.", "Un perro corre."]
+    tokenizer = VanillaTransformerTokenizer.train(
+        [texts], vocab_size=280, language_tags=["es", "de"], min_frequency=1, show_progress=False
+    )
+    config = VanillaTransformerConfig.from_preset("tiny", vocab_size=len(tokenizer), hidden_size=32)
+    return VanillaTransformerForConditionalGeneration(config), tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a model")
+    for part in model:
+        part.save_pretrained(folder)
+    write_model_card(
+        folder,
+        task="translation",
+        data="the Bible in English and Spanish: 29,000 verses, public domain",
+        results=RESULTS,
+        settings={"updates": 1000, "warmup_steps": 400, "label smoothing": 0.1},
+        languages=["en", "es"],
+        command="python recipes/seq2seq.py recipes/translation/quickstart.yaml",
+        example='He said "a dog\'s life" é.',
+        options={"tgt_lang": "es", "max_new_tokens": 5},
+        license="cc0-1.0",
+        datasets=["someone/bible"],
+        tags=["bible"],
+        limits=["It writes the Spanish of 1909."],
+    )
+    return folder
+
+
+def test_the_metadata_are_what_was_given(folder):
+    metadata = metadata_load(folder / "README.md")
+    assert metadata["language"] == ["en", "es"]
+    assert metadata["license"] == "cc0-1.0"
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "translation"
+    assert metadata["datasets"] == ["someone/bible"]
+    assert metadata["tags"] == ["vanilla-transformer", "bible"]
+    assert metadata["metrics"] == ["bleu", "loss", "chrf"]
+
+
+def test_the_results_are_what_was_given(folder):
+    _, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
+    read = {(result.dataset_split, result.metric_type): result for result in results}
+    given = {
+        (split, name): value
+        for split, metrics in RESULTS.items()
+        for name, value in metrics.items()
+        if name in ("bleu", "chrf", "loss")
+    }
+    assert {key: result.metric_value for key, result in read.items()} == given
+    assert read["test", "bleu"].metric_args == {"signature": SIGNATURE}
+    text = ModelCard.load(folder / "README.md").text
+    assert f"| someone/bible, test | BLEU | 30.5 | {SIGNATURE.replace('|', chr(92) + '|')} |" in text
+
+
+def test_the_text_says_what_was_given(folder, model):
+    text = ModelCard.load(folder / "README.md").text
+    for said in (
+        "29,000 verses",
+        "recipes/translation/quickstart.yaml",
+        "| warmup_steps | 400 |",
+        "4 encoder layers and 4 decoder layers",
+        f"{model[0].num_parameters():,} parameters",
+        "It writes the Spanish of 1909.",
+        "1024 tokens",
+    ):
+        assert said in text
+
+
+def test_its_examples_run(folder, tmp_path):
+    text = ModelCard.load(folder / "README.md").text
+    with_trust, with_package = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert "trust_remote_code=True" in with_trust and "trust" not in with_package
+    result = "import json; result = json.dumps("
+    namespace = {}
+    exec(with_package.replace("print(", result), namespace)
+    script = with_trust.replace("print(", result) + 'print("\\n" + result)'
+    absent = clean_process.run(script, tmp_path)
+    assert absent == json.loads(namespace["result"])
+    assert list(absent[0]) == ["translation_text"]
+
+
+def test_a_model_of_another_kind_and_without_scores(tmp_path):
+    config = MarianConfig(vocab_size=30, d_model=16, encoder_layers=1, decoder_layers=1, pad_token_id=0)
+    MarianMTModel(config).save_pretrained(tmp_path)
+    path = write_model_card(
+        tmp_path, task="text2text-generation", data="some", results={}, settings={}, model="me/mine"
+    )
+    metadata = metadata_load(path)
+    assert metadata["pipeline_tag"] == "text2text-generation" and "model-index" not in metadata
+    text = path.read_text()
+    assert "not scored" in text and 'model="me/mine"' in text
+    assert "None" not in text and "{" not in text.split("---")[2]
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "config.json"))):
+        write_model_card(tmp_path, task="translation", data="", results={}, settings={})
+
+
+def test_results_json_of_a_run_will_do(folder, tmp_path):
+    """Numbers that went through a file stay what they were."""
+    results = json.loads(json.dumps(RESULTS))
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    path = write_model_card(tmp_path, task="translation", data="some", results=results, settings={})
+    _, read = model_index_to_eval_results(metadata_load(path)["model-index"])
+    assert [result.metric_value for result in read] == [31.25, 1.5, 30.5, 55.75]

@@ -1,0 +1,204 @@
+"""Recipes: every YAML means something, and the quickstart's path works from data to pipeline()."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import pipeline
+
+from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.training.settings import InputError
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes" / "translation").glob("*.yaml"))
+QUICKSTART = "recipes/translation/quickstart.yaml"
+
+# The quickstart on a few sentences and a very small model.
+SMALL = [
+    *("--max_train_samples", "400", "--max_validation_samples", "4", "--max_test_samples", "6"),
+    *(
+        "--max_source_length",
+        "200",
+        "--max_target_length",
+        "200",
+        "--vocab_size",
+        "400",
+        "--max_extra_tokens",
+        "2",
+    ),
+    *("--model.hidden_size", "16", "--model.intermediate_size", "32", "--model.num_attention_heads", "2"),
+    *("--model.encoder_layers", "1", "--model.decoder_layers", "1", "--use_cpu", "--max_steps", "2"),
+    *("--max_source_tokens", "1000", "--max_target_tokens", "1000", "--tokens_per_update", "1000"),
+    *("--eval_strategy", "steps", "--eval_steps", "1", "--logging_steps", "1"),
+]
+SAVING = [
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "1",
+    "--save_total_limit",
+    "2",
+    "--average_checkpoints",
+    "2",
+]
+
+
+@pytest.fixture(scope="module")
+def seq2seq():
+    spec = importlib.util.spec_from_file_location("seq2seq", ROOT / "recipes" / "seq2seq.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["seq2seq"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(seq2seq, monkeypatch, *words):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["recipes/seq2seq.py", *map(str, words)])
+    seq2seq.main()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(path, seq2seq):
+    flags = ["--bf16", "false"]  # transformers refuses it where there is no GPU
+    model, data, decoding, args = seq2seq.settings([str(path), *flags])
+    assert args.output_dir == f"outputs/{path.stem}"
+    assert data.source_lang in path.stem and data.target_lang in path.stem or path.stem == "quickstart"
+    preset = VanillaTransformerConfig.from_preset(model.pop("preset", "base"), **model)
+    assert preset.is_encoder_decoder
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_opens_with_its_receipt(path):
+    command, receipt = path.read_text().splitlines()[:2]
+    assert command.startswith("# ") and f"recipes/translation/{path.name}" in command
+    measured = re.search(r"\d+ (minutes|hours).*BLEU \d", receipt)
+    assert receipt.startswith("# not run") or measured
+
+
+def test_the_table_of_recipes_lists_them_all():
+    table = (ROOT / "recipes" / "translation" / "README.md").read_text()
+    assert set(re.findall(r"\((\w+)\.yaml\)", table)) == {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_launch_configs_are_accelerates(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 2 * config.num_machines
+    if config.fsdp_config:
+        from vanilla_transformer import layers, modeling_vanilla_transformer, stacks
+
+        for name in config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(","):
+            assert any(hasattr(module, name) for module in (layers, stacks, modeling_vanilla_transformer))
+
+
+def test_quickstart_from_data_to_pipeline(seq2seq, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "model"
+    run(seq2seq, monkeypatch, QUICKSTART, *SMALL, *SAVING, "--output_dir", folder)
+
+    results = json.loads((folder / "results.json").read_text())
+    assert results["updates"] == 2
+    assert results["test_perplexity"] > 1 and 0 <= results["test_bleu"] <= 100
+    assert "version:" in results["test_bleu_signature"]
+
+    lines = [json.loads(line) for line in (folder / "translations.jsonl").read_text().splitlines()]
+    first = seq2seq.load_splits(
+        seq2seq.DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es")
+    )
+    assert [line["source"] for line in lines] == first["test"]["source"][:6]
+
+    translate = pipeline("translation", model=str(folder))
+    given = [line["source"] for line in lines]
+    assert [out["translation_text"] for out in translate(given)] == [line["translation"] for line in lines]
+    assert f'pipeline("translation", model="{folder}")' in capsys.readouterr().out
+
+    with pytest.raises(InputError, match="resume_from_checkpoint"):
+        run(seq2seq, monkeypatch, QUICKSTART, *SMALL, *SAVING, "--output_dir", folder)
+    run(
+        seq2seq,
+        monkeypatch,
+        QUICKSTART,
+        *SMALL,
+        "--output_dir",
+        folder,
+        "--max_steps",
+        3,
+        "--resume_from_checkpoint",
+        "true",
+    )
+    assert json.loads((folder / "results.json").read_text())["updates"] == 3
+
+
+def test_parallel_text_and_a_given_tokenizer(seq2seq, monkeypatch, tmp_path):
+    for language, word in (("en", "dog"), ("de", "Hund")):
+        (tmp_path / f"train.{language}").write_text("".join(f"{word} {number}\n" for number in range(200)))
+    files = [tmp_path / "train.en", tmp_path / "train.de"]
+    mine = [
+        "--train_file",
+        *files,
+        "--source_lang",
+        "en",
+        "--target_lang",
+        "de",
+        *SMALL,
+        "--eval_strategy",
+        "no",
+    ]
+    run(seq2seq, monkeypatch, *mine, "--output_dir", tmp_path / "one")
+    assert json.loads((tmp_path / "one" / "results.json").read_text())["updates"] == 2
+
+    more = ["--test_file", *files, "--tokenizer", tmp_path / "one", "--output_dir", tmp_path / "two"]
+    run(seq2seq, monkeypatch, *mine, *more)
+    one, two = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert len((tmp_path / "two" / "translations.jsonl").read_text().splitlines()) == 6
+
+
+def test_errors_of_the_caller_are_one_line(tmp_path):
+    words = [
+        sys.executable,
+        "recipes/seq2seq.py",
+        QUICKSTART,
+        "--dataset",
+        "bible_en_fr",
+        "--lerning_rate",
+        "1",
+    ]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "did you mean 'learning_rate'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
+def test_two_processes(launcher, tmp_path):
+    if launcher.startswith("torch"):
+        flags = ["--nproc-per-node", "2", "--master-port", "0"]
+    else:
+        flags = ["--cpu", "--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+    words = [sys.executable, "-m", launcher, *flags, "recipes/seq2seq.py", QUICKSTART, *SMALL, *SAVING]
+    done = subprocess.run(
+        [*words, "--output_dir", str(tmp_path / "model")],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    assert results["updates"] == 2
+    assert len((tmp_path / "model" / "translations.jsonl").read_text().splitlines()) == 6
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,116 @@
+"""Settings: the YAML's keys and the flags are one set of names, typed, overridable, and never misread."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from transformers import Seq2SeqTrainingArguments
+
+from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.training.settings import InputError, parse
+
+
+@dataclass
+class Own:
+    names: list[str] | None = field(default=None, metadata={"help": "words"})
+    count: int = field(default=3, metadata={"help": "how many"})
+
+
+def read(tmp_path, text, *flags):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return parse(VanillaTransformerConfig, Own, Seq2SeqTrainingArguments, argv=[str(path), *flags])
+
+
+def test_types_come_from_the_fields_not_from_yaml(tmp_path):
+    text = """
+learning_rate: 1e-4
+report_to: none
+use_cpu: yes
+names: [a, "1"]
+count: "7"
+lr_scheduler_kwargs: {power: 1e-3, cycles: 2}
+model:
+  preset: tiny
+  dropout: 3e-1
+  head_dim: null
+  tie_word_embeddings: false
+"""
+    model, own, args = read(tmp_path, text)
+    assert (args.learning_rate, args.use_cpu) == (1e-4, True)
+    assert args.lr_scheduler_kwargs == {"power": 1e-3, "cycles": 2}
+    assert own == Own(["a", "1"], 7)
+    assert model == {"preset": "tiny", "dropout": 0.3, "head_dim": None, "tie_word_embeddings": False}
+
+
+def test_flags_override_the_yaml_and_the_last_flag_wins(tmp_path):
+    text = "count: 1\nseed: 5\nmodel: {hidden_size: 64}"
+    flags = ["--count", "2", "--count=3", "--model.hidden_size", "128", "--use-cpu"]
+    model, own, args = read(tmp_path, text, *flags)
+    assert (model, own.count, args.seed, args.use_cpu) == ({"hidden_size": 128}, 3, 5, True)
+
+
+def test_flags_alone_and_an_empty_yaml(tmp_path):
+    flags = ["--count", "5"]
+    alone = parse(VanillaTransformerConfig, Own, argv=flags)
+    assert alone == ({}, Own(count=5))
+    assert read(tmp_path, "# nothing\n", *flags)[:2] == alone
+    assert read(tmp_path, "model:\nnames: null\n")[:2] == ({}, Own())
+
+
+@pytest.mark.parametrize(
+    "text, flags, named",
+    [
+        ("lerning_rate: 3", [], ["recipe.yaml, line 1", "'lerning_rate'", "did you mean 'learning_rate'"]),
+        ("seed: 1\nlearning_rate: fast", [], ["line 2", "learning_rate", "'fast'"]),
+        ("seed: null", [], ["line 1", "seed", "42"]),
+        ("count: [1, 2]", [], ["line 1", "count", "one value"]),
+        ("seed: 1\ncount: 2\nseed: 3", [], ["line 3", "seed", "line 1"]),
+        ("model:\n  hidden_size: 1\n  hidden_size: 2", [], ["line 3", "model.hidden_size", "line 2"]),
+        ("model:\n  hiden_size: 3", [], ["line 2", "'hiden_size'", "did you mean 'hidden_size'"]),
+        ("model:\n  d_model: 3", [], ["line 2", "'d_model'", "called 'hidden_size'"]),
+        ("model:\n  vocab_size: 3", [], ["line 2", "'vocab_size'", "tokenizer"]),
+        ("model:\n  pad_token_id: 3", [], ["line 2", "tokenizer"]),
+        ("model:\n  hidden_size: big", [], ["line 2", "hidden_size", "int", "'big'"]),
+        ("model:\n  tie_word_embeddings: 7", [], ["line 2", "bool"]),
+        ("model:\n  norm_position: middle", [], ["line 2", "post", "pre", "'middle'"]),
+        ("model:\n  preset: tinny", [], ["line 2", "'tinny'", "did you mean 'tiny'"]),
+        ("model:\n  hidden_size: 129", [], ["recipe.yaml", "hidden_size=129", "num_attention_heads=8"]),
+        ("model: 3", [], ["line 1", "key: value"]),
+        ("hidden_size: 3", [], ["line 1", "'hidden_size'", "--model.hidden_size"]),
+        ("- seed", [], ["line 1", "key: value"]),
+        ("seed: [1", [], ["recipe.yaml, line"]),
+        ("eval_strategy: stepps", [], ["line 1", "eval_strategy", "'stepps'", "steps"]),
+        ("", ["--leaning_rate", "3"], ["--leaning_rate", "did you mean 'learning_rate'"]),
+        ("", ["--model.hidden", "3"], ["--model.hidden", "did you mean 'hidden_size'"]),
+        (
+            "",
+            ["--learning", "3"],
+            ["--learning", "'learning'"],
+        ),  # no abbreviations: they change with the names
+        ("", ["--learning_rate", "fast"], ["--learning_rate", "'fast'"]),
+        ("seed: 4", ["--seed", "many"], ["--seed", "'many'"]),
+        ("", ["stray"], ["'stray'"]),
+        ("save_steps: 3\nload_best_model_at_end: true", [], ["recipe.yaml", "load_best_model_at_end"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, flags, named):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text, *flags)
+    for words in named:
+        assert words in str(error.value)
+
+
+def test_a_missing_file_names_those_there(tmp_path):
+    (tmp_path / "quickstart.yaml").touch()
+    with pytest.raises(InputError, match=r"no file .*quickstrat.yaml.*there are .*quickstart.yaml"):
+        parse(VanillaTransformerConfig, Own, argv=[str(tmp_path / "quickstrat.yaml")])
+
+
+def test_help_explains_every_key(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(VanillaTransformerConfig, Own, Seq2SeqTrainingArguments, argv=["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "words" in text and "how many" in text and "d_model" in text
+    for name in ("--names", "--count", "--model.hidden_size", "--model.preset", "--learning_rate"):
+        assert f"\n  {name} " in text

@@ -1,0 +1,164 @@
+"""transformers' own model tests, from its source distribution, over every text class of this package.
+
+`make test` fetches them into .cache; TRANSFORMERS_TESTS names another folder. The distribution leaves out a
+few of the files that they import; what is needed of those is stood in for below.
+"""
+
+import importlib
+import os
+import sys
+import types
+import unittest
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.models.auto import modeling_auto
+
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerForCausalLM,
+    VanillaTransformerForConditionalGeneration,
+    VanillaTransformerForMaskedLM,
+    VanillaTransformerForQuestionAnswering,
+    VanillaTransformerForSequenceClassification,
+    VanillaTransformerForTokenClassification,
+    VanillaTransformerModel,
+)
+
+FOLDER = Path(os.environ.get("TRANSFORMERS_TESTS", ".cache/transformers-tests")) / "tests"
+if not (FOLDER / "test_modeling_common.py").is_file():
+    pytest.skip(f"transformers' model tests are not in {FOLDER.resolve()}", allow_module_level=True)
+
+STAND_INS = {
+    "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
+    "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
+    "utils.test_configuration_utils": {
+        "config_common_kwargs": {
+            "return_dict": False,
+            "output_hidden_states": True,
+            "output_attentions": True,
+            "dtype": "float16",
+            "chunk_size_feed_forward": 5,
+            "architectures": ["BertModel"],
+            "id2label": {0: "label"},
+            "label2id": {"label": "0"},
+            "problem_type": "regression",
+        }
+    },
+}
+
+
+def contract(name: str) -> types.ModuleType:
+    """A module of transformers' tests, imported beside, not among, this repository's own."""
+    package = sys.modules.setdefault("transformers_tests", types.ModuleType("transformers_tests"))
+    package.__path__ = [str(FOLDER)]
+    for path, contents in STAND_INS.items():
+        if not (FOLDER / f"{path.replace('.', '/')}.py").is_file():
+            parent, _, _ = path.partition(".")
+            sys.modules.setdefault(f"transformers_tests.{parent}", types.ModuleType(parent)).__path__ = []
+            sys.modules.setdefault(f"transformers_tests.{path}", types.ModuleType(path)).__dict__.update(
+                contents
+            )
+    return importlib.import_module(f"transformers_tests.{name}")
+
+
+common = contract("test_modeling_common")
+ConfigTester = contract("test_configuration_common").ConfigTester
+GenerationTesterMixin = contract("generation.test_utils").GenerationTesterMixin
+TrainingTesterMixin = contract("test_training_mixin").TrainingTesterMixin
+ids_tensor, random_attention_mask = common.ids_tensor, common.random_attention_mask
+
+# The tests prepare labels by the tables of transformers' own classes.
+for table, model_class in {
+    "MODEL_MAPPING_NAMES": VanillaTransformerModel,
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": VanillaTransformerForConditionalGeneration,
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": VanillaTransformerForCausalLM,
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": VanillaTransformerForMaskedLM,
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": VanillaTransformerForSequenceClassification,
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": VanillaTransformerForTokenClassification,
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": VanillaTransformerForQuestionAnswering,
+}.items():
+    getattr(modeling_auto, table)["vanilla_transformer"] = model_class.__name__
+
+
+class Tester:
+    """Sizes and inputs of one kind of model, as transformers' tests want to be told."""
+
+    batch_size, seq_length, vocab_size = 13, 7, 99
+    hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = 16, 2, 4, 32
+    encoder_layers = decoder_layers = num_hidden_layers
+    is_training = True
+
+    def __init__(self, parent):
+        self.parent = parent
+        self.encoder_seq_length = self.decoder_seq_length = self.key_length = self.seq_length
+
+    def get_config(self) -> VanillaTransformerConfig:
+        return VanillaTransformerConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_attention_heads=self.num_attention_heads,
+            encoder_layers=self.encoder_layers,
+            decoder_layers=self.decoder_layers,
+            max_position_embeddings=50,
+        )
+
+    def ids(self) -> torch.Tensor:
+        ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size).clamp(3)
+        ids[:, -1] = 2
+        return ids
+
+    def prepare_config_and_inputs_for_common(self):
+        ids = self.ids()
+        return self.get_config(), {"input_ids": ids, "attention_mask": random_attention_mask(ids.shape)}
+
+
+class Seq2SeqTester(Tester):
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        ids = self.ids()
+        return config, {**inputs, "decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids)}
+
+
+class EncoderTester(Tester):
+    decoder_layers = 0
+
+
+class DecoderTester(Tester):
+    encoder_layers = 0
+    causal_lm_class = VanillaTransformerForCausalLM
+
+
+class Contract(common.ModelTesterMixin):
+    tester_class: type[Tester]
+
+    def setUp(self):
+        self.model_tester = self.tester_class(self)
+        self.config_tester = ConfigTester(self, config_class=VanillaTransformerConfig)
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
+
+
+class Seq2SeqTest(Contract, GenerationTesterMixin, unittest.TestCase):
+    tester_class = Seq2SeqTester
+    all_model_classes = (VanillaTransformerModel, VanillaTransformerForConditionalGeneration)
+    is_encoder_decoder = True
+
+
+class EncoderTest(Contract, unittest.TestCase):
+    tester_class = EncoderTester
+    all_model_classes = (
+        VanillaTransformerModel,
+        VanillaTransformerForMaskedLM,
+        VanillaTransformerForSequenceClassification,
+        VanillaTransformerForTokenClassification,
+        VanillaTransformerForQuestionAnswering,
+    )
+
+
+class DecoderTest(Contract, TrainingTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    tester_class = DecoderTester
+    all_model_classes = (VanillaTransformerModel, VanillaTransformerForCausalLM)

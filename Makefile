@@ -7,8 +7,10 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
-	$(shell $(python) -c "$(NEW_ENOUGH)" 2>/dev/null && echo $(python))) python3)
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if $$python -c "$(NEW_ENOUGH)" 2>/dev/null; then echo $$python; exit; fi; done; echo python3)
+endif
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +32,7 @@ help: ## Show this list
 setup: $(READY) ## Create .venv with the package and everything that the tests need
 
 $(READY): pyproject.toml constraints.txt
-	@command -v $(firstword $(PYTHON)) >/dev/null || \
+	@command -v $(PYTHON) >/dev/null || \
 		{ echo "$(PYTHON) is not installed; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c "$(NEW_ENOUGH)" || \
 		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), but vanilla-transformer needs Python 3.11 or newer;" \

@@ -12,7 +12,7 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
-from vanilla_transformer.generation import paper_generation_config, top_k
+from vanilla_transformer.generation import BeamSearch, paper_generation_config, top_k
 
 START, PAD, END = 0, 1, 2
 GNMT = {"length_penalty_type": "gnmt"}
@@ -107,45 +107,109 @@ def test_equals_enumeration_of_all_outputs(alpha, beta):
         torch.testing.assert_close(scores[number], torch.tensor(sorted(truth.values(), reverse=True)[:best]))
 
 
-@torch.no_grad()
-def plain_search(model, source, beams, alpha, limit, returned):
-    """Beam search for one sentence, without cache, batch or an early end."""
-    live, finished = [(0.0, ())], []
+def plain_search(predict, beams, limit, returned, alpha, beta=0.0):
+    """Beam search for one sentence, on lists and without an early end.
+
+    `predict` maps `(rows, length)` outputs so far to log-probabilities `(rows, vocabulary)` and to the
+    attention of the new position, `(rows, source)`.
+    """
+    live, finished = [(0.0, (), 0.0)], []
     for length in range(1, limit + 1):
-        prefixes = torch.tensor([[START, *output] for _, output in live])
-        sources = {name: values.expand(len(live), -1) for name, values in source.items()}
-        log_probs = model(**sources, decoder_input_ids=prefixes).logits[:, -1].log_softmax(-1)
+        log_probs, attention = predict(torch.tensor([[START, *output] for _, output, _ in live]))
         candidates = [
-            (log_p + log_probs[number, token].item(), (*output, token))
-            for number, (log_p, output) in enumerate(live)
+            (log_p + log_probs[row, token].item(), (*output, token), received + attention[row])
+            for row, (log_p, output, received) in enumerate(live)
             for token in range(log_probs.shape[1])
             if token != PAD and (token == END or length < limit)
         ]
-        candidates = sorted(candidates, reverse=True)[: 2 * beams]
-        penalty = ((5 + length) / 6) ** alpha
-        finished += [(log_p / penalty, output) for log_p, output in candidates if output[-1] == END]
+        candidates = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beams]
         live = [candidate for candidate in candidates if candidate[1][-1] != END][:beams]
+        penalty = ((5 + length) / 6) ** alpha
+        finished += [
+            (log_p / penalty + beta * received.clamp(max=1).log().sum().item(), output)
+            for log_p, output, received in candidates
+            if output[-1] == END
+        ]
     return sorted(finished, reverse=True)[:returned]
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.6, 2.0])
-@pytest.mark.parametrize("beams, returned", [(2, 1), (4, 1), (4, 3)])
-def test_equals_plain_search_that_never_stops_early(alpha, beams, returned):
+@pytest.mark.parametrize("beams, returned", [(2, 1), (4, 3)])
+def test_equals_plain_search_with_a_model(alpha, beams, returned):
     model, batch = random_model(12, seed=beams), padded_batch(12, [3, 1, 5, 4])
     settings = {**GNMT, "length_penalty": alpha, "num_beams": beams, "num_return_sequences": returned}
     settings["max_extra_tokens"] = 6
     generated = model.generate(**batch, **settings, return_dict_in_generate=True)
-    expected = [
-        hypothesis
-        for source in rows(batch)
-        for hypothesis in plain_search(
-            model, source, beams, alpha, source["input_ids"].shape[1] + 6, returned
-        )
-    ]
+    expected = []
+    for source in rows(batch):
+        ids = source["input_ids"]
+
+        @torch.no_grad()
+        def predict(prefixes, ids=ids):
+            logits = model(ids.expand(len(prefixes), -1), decoder_input_ids=prefixes).logits
+            return logits[:, -1].log_softmax(-1), torch.ones(len(prefixes), 1)
+
+        expected += plain_search(predict, beams, ids.shape[1] + 6, returned, alpha)
     torch.testing.assert_close(generated.sequences_scores, torch.tensor([score for score, _ in expected]))
     assert [words(sequence) for sequence in generated.sequences] == [output for _, output in expected]
     # Without the dict the batch shrinks as sentences are done.
     assert torch.equal(model.generate(**batch, **settings), generated.sequences)
+
+
+def markov_search(log_probs, attention, limits, drop_done, **settings):
+    """Searches sentences that are Markov chains: `(sentences, vocabulary, vocabulary or source)`."""
+    settings = GenerationConfig(**settings)
+    settings._eos_token_tensor, settings._pad_token_tensor = torch.tensor([END]), torch.tensor(PAD)
+    width = 1 if drop_done else settings.num_beams
+    prompts = torch.full((len(limits) * width, 1), START)
+    coverage = torch.zeros(len(prompts), attention.shape[-1])
+    search = BeamSearch(settings, prompts, limits, coverage, drop_done)
+    while not search.done:
+        place = search.sentences[:, None], search.tokens[..., -1]
+        search.step(log_probs[place].flatten(0, 1), attention[place].flatten(0, 1))
+    return search
+
+
+@pytest.mark.parametrize("alpha, beta", [(-2.0, 0.0), (0.0, 0.0), (0.6, 0.0), (3.0, 0.0), (0.6, 0.3)])
+@pytest.mark.parametrize("returned", [1, 3])
+def test_stops_no_sentence_too_early(alpha, beta, returned):
+    torch.manual_seed(0)
+    sentences, vocabulary, beams = 60, 6, 3
+    log_probs = (2 * torch.randn(sentences, vocabulary, vocabulary)).log_softmax(-1)
+    attention = (3 * torch.randn(sentences, vocabulary, 4)).softmax(-1)
+    limits = torch.randint(2, 12, (sentences,))
+    settings = {"num_beams": beams, "num_return_sequences": returned, "length_penalty": alpha}
+    settings["coverage_penalty"] = beta
+    searches = [
+        markov_search(log_probs, attention, limits, drop_done, **settings) for drop_done in (True, False)
+    ]
+    for sentence, limit in enumerate(limits.tolist()):
+
+        def predict(prefixes, sentence=sentence):
+            return log_probs[sentence, prefixes[:, -1]], attention[sentence, prefixes[:, -1]]
+
+        expected = plain_search(predict, beams, limit, returned, alpha, beta)
+        for search in searches:
+            found = [words(sequence) for sequence in search.finished[sentence, :returned]]
+            assert found == [output for _, output in expected]
+            scores = torch.tensor([score for score, _ in expected])
+            torch.testing.assert_close(search.ranks[sentence, :returned], scores)
+
+
+def test_early_stopping_is_the_same_in_a_whole_and_in_a_shrinking_batch():
+    torch.manual_seed(0)
+    log_probs = (2 * torch.randn(60, 6, 6)).log_softmax(-1)
+    attention, limits = torch.ones(60, 6, 1), torch.full((60,), 12)
+    settings = {"num_beams": 3, "num_return_sequences": 1, "length_penalty": 2.0, "coverage_penalty": 0.0}
+    patient = markov_search(log_probs, attention, limits, True, **settings)
+    shrinking, whole = (
+        markov_search(log_probs, attention, limits, drop_done, early_stopping=True, **settings)
+        for drop_done in (True, False)
+    )
+    assert torch.equal(shrinking.finished, whole.finished)
+    assert shrinking.length < patient.length
+    assert (shrinking.ranks[:, 0] <= patient.ranks[:, 0]).all()
+    assert (shrinking.ranks[:, 0] < patient.ranks[:, 0]).any()
 
 
 def test_sentences_that_are_done_leave_the_batch():
@@ -292,19 +356,6 @@ def test_processors_and_criteria_are_heeded():
 
     outputs = generate(stopping_criteria=StoppingCriteriaList([stop_after_two]))
     assert all(len(output) <= 2 for output in outputs)
-
-
-def test_early_stopping_ends_with_as_many_finished_as_beams():
-    model, batch = random_model(12), padded_batch(12, [6, 3])
-    own = {**batch, **GNMT, "num_beams": 2, "max_extra_tokens": 30, "length_penalty": 0.6}
-    calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    model.generate(**own, early_stopping=True)
-    early = len(calls)
-    model.generate(**own)
-    assert early < len(calls) - early
-    whole = model.generate(**own, early_stopping=True, return_dict_in_generate=True)
-    assert torch.equal(whole.sequences, model.generate(**own, early_stopping=True))
 
 
 def test_half_precision_is_scored_in_float32():

@@ -14,9 +14,9 @@ ORDER = [
     ["configuration_vanilla_transformer", "corpora", "losses"],
     ["layers", "embeddings"],
     ["stacks"],
-    ["generation"],  # a mixin of the heads
+    ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
     ["modeling_vanilla_transformer", "tokenization_vanilla_transformer"],
-    ["pipelines", "metrics", "visualization", "interop"],
+    ["metrics", "visualization", "interop"],
     ["training"],
     ["model_card", "cli"],
     ["__init__"],
@@ -24,7 +24,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # Files that `save_pretrained` copies beside the weights: they find each other only as flat siblings.
-FLAT = [name for rank in ORDER[:5] for name in rank if (PACKAGE / f"{name}.py").exists()] + ["pipelines"]
+FLAT = [name for rank in ORDER[:5] for name in rank if (PACKAGE / f"{name}.py").exists()]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
 

@@ -13,6 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import pipeline
 
 from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.corpora import load_corpus
 from vanilla_transformer.training.settings import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -20,33 +21,15 @@ RECIPES = sorted((ROOT / "recipes" / "translation").glob("*.yaml"))
 QUICKSTART = "recipes/translation/quickstart.yaml"
 
 # The quickstart on a few sentences and a very small model.
-SMALL = [
-    *("--max_train_samples", "400", "--max_validation_samples", "4", "--max_test_samples", "6"),
-    *(
-        "--max_source_length",
-        "200",
-        "--max_target_length",
-        "200",
-        "--vocab_size",
-        "400",
-        "--max_extra_tokens",
-        "2",
-    ),
-    *("--model.hidden_size", "16", "--model.intermediate_size", "32", "--model.num_attention_heads", "2"),
-    *("--model.encoder_layers", "1", "--model.decoder_layers", "1", "--use_cpu", "--max_steps", "2"),
-    *("--max_source_tokens", "1000", "--max_target_tokens", "1000", "--tokens_per_update", "1000"),
-    *("--eval_strategy", "steps", "--eval_steps", "1", "--logging_steps", "1"),
-]
-SAVING = [
-    "--save_strategy",
-    "steps",
-    "--save_steps",
-    "1",
-    "--save_total_limit",
-    "2",
-    "--average_checkpoints",
-    "2",
-]
+SETTINGS = {
+    **{"max_train_samples": 400, "max_validation_samples": 4, "max_test_samples": 6, "vocab_size": 400},
+    **{"max_source_length": 200, "max_target_length": 200, "max_extra_tokens": 2, "max_steps": 2},
+    **{"max_source_tokens": 1000, "max_target_tokens": 1000, "eval_strategy": "steps", "eval_steps": 1},
+    **{"model.hidden_size": 16, "model.intermediate_size": 32, "model.num_attention_heads": 2},
+    **{"model.encoder_layers": 1, "model.decoder_layers": 1, "logging_steps": 1, "use_cpu": True},
+    **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "average_checkpoints": 2},
+}
+SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +85,7 @@ def test_launch_configs_are_accelerates(path):
 
 def test_quickstart_from_data_to_pipeline(seq2seq, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "model"
-    run(seq2seq, monkeypatch, QUICKSTART, *SMALL, *SAVING, "--output_dir", folder)
+    run(seq2seq, monkeypatch, QUICKSTART, *SMALL, "--output_dir", folder)
 
     results = json.loads((folder / "results.json").read_text())
     assert results["updates"] == 2
@@ -110,10 +93,7 @@ def test_quickstart_from_data_to_pipeline(seq2seq, monkeypatch, tmp_path, capsys
     assert "version:" in results["test_bleu_signature"]
 
     lines = [json.loads(line) for line in (folder / "translations.jsonl").read_text().splitlines()]
-    first = seq2seq.load_splits(
-        seq2seq.DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es")
-    )
-    assert [line["source"] for line in lines] == first["test"]["source"][:6]
+    assert [line["source"] for line in lines] == load_corpus("bible_en_es")["test"]["en"][:6]
 
     translate = pipeline("translation", model=str(folder))
     given = [line["source"] for line in lines]
@@ -121,19 +101,9 @@ def test_quickstart_from_data_to_pipeline(seq2seq, monkeypatch, tmp_path, capsys
     assert f'pipeline("translation", model="{folder}")' in capsys.readouterr().out
 
     with pytest.raises(InputError, match="resume_from_checkpoint"):
-        run(seq2seq, monkeypatch, QUICKSTART, *SMALL, *SAVING, "--output_dir", folder)
-    run(
-        seq2seq,
-        monkeypatch,
-        QUICKSTART,
-        *SMALL,
-        "--output_dir",
-        folder,
-        "--max_steps",
-        3,
-        "--resume_from_checkpoint",
-        "true",
-    )
+        run(seq2seq, monkeypatch, QUICKSTART, *SMALL, "--output_dir", folder)
+    go_on = ["--max_steps=3", "--resume_from_checkpoint=true"]
+    run(seq2seq, monkeypatch, QUICKSTART, *SMALL, "--output_dir", folder, *go_on)
     assert json.loads((folder / "results.json").read_text())["updates"] == 3
 
 
@@ -141,17 +111,7 @@ def test_parallel_text_and_a_given_tokenizer(seq2seq, monkeypatch, tmp_path):
     for language, word in (("en", "dog"), ("de", "Hund")):
         (tmp_path / f"train.{language}").write_text("".join(f"{word} {number}\n" for number in range(200)))
     files = [tmp_path / "train.en", tmp_path / "train.de"]
-    mine = [
-        "--train_file",
-        *files,
-        "--source_lang",
-        "en",
-        "--target_lang",
-        "de",
-        *SMALL,
-        "--eval_strategy",
-        "no",
-    ]
+    mine = ["--train_file", *files, "--source_lang=en", "--target_lang=de", *SMALL, "--eval_strategy=no"]
     run(seq2seq, monkeypatch, *mine, "--output_dir", tmp_path / "one")
     assert json.loads((tmp_path / "one" / "results.json").read_text())["updates"] == 2
 
@@ -162,16 +122,8 @@ def test_parallel_text_and_a_given_tokenizer(seq2seq, monkeypatch, tmp_path):
     assert len((tmp_path / "two" / "translations.jsonl").read_text().splitlines()) == 6
 
 
-def test_errors_of_the_caller_are_one_line(tmp_path):
-    words = [
-        sys.executable,
-        "recipes/seq2seq.py",
-        QUICKSTART,
-        "--dataset",
-        "bible_en_fr",
-        "--lerning_rate",
-        "1",
-    ]
+def test_errors_of_the_caller_are_one_line():
+    words = [sys.executable, "recipes/seq2seq.py", QUICKSTART, "--lerning_rate=1"]
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1
     assert "did you mean 'learning_rate'" in done.stderr
@@ -185,7 +137,7 @@ def test_two_processes(launcher, tmp_path):
         flags = ["--nproc-per-node", "2", "--master-port", "0"]
     else:
         flags = ["--cpu", "--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
-    words = [sys.executable, "-m", launcher, *flags, "recipes/seq2seq.py", QUICKSTART, *SMALL, *SAVING]
+    words = [sys.executable, "-m", launcher, *flags, "recipes/seq2seq.py", QUICKSTART, *SMALL]
     done = subprocess.run(
         [*words, "--output_dir", str(tmp_path / "model")],
         cwd=ROOT,

@@ -230,6 +230,7 @@ def test_lowercase_is_one_choice_for_training_and_encoding(corpus, tmp_path):
             ["260", "261", "2 language"],
         ),
         ([["a"]], {"language_tags": ["<2es>"]}, ValueError, ["language_tags", "'<2es>'"]),
+        ([["a"]], {"language_tags": "es"}, ValueError, ["language_tags", "['es']"]),
         ([["a"]], {"language_tags": ["2 es"]}, ValueError, ["language_tags", "'2 es'"]),
         ([], {}, ValueError, ["no text"]),
         ([[], []], {}, ValueError, ["no text"]),

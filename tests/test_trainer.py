@@ -297,17 +297,20 @@ def test_resumed_run_equals_the_uninterrupted_bit_for_bit(tmp_path, streamed):
     assert resumed._get_learning_rate() == whole._get_learning_rate()
 
 
-def test_interrupt_saves_then_resumes_to_the_same_end(tmp_path, capfd):
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_interrupt_saves_then_resumes_to_the_same_end(tmp_path, capfd, strategy):
     """Averaging included: a checkpoint that only the interrupt asked for is not averaged, nor kept."""
-    settings = RESUMED | {"average_checkpoints": 2, "save_total_limit": 2}
+    settings = RESUMED | {"save_strategy": strategy, "average_checkpoints": 2, "save_total_limit": 2}
+    settings |= {"eval_strategy": strategy, "eval_steps": 3, "eval_dataset": pairs(5, 1)}
     whole = trainer_of(tmp_path / "whole", build(dropout=0.2), **settings)
     whole.train()
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    callback = At(5, lambda: signal.raise_signal(signal.SIGINT))
+    callback = At(5, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])  # as under torchrun
     broken = trainer_of(tmp_path / "broken", build(dropout=0.2), callbacks=[callback], **settings)
     with pytest.raises(TrainingInterrupted) as interrupt:
         broken.train()
+    assert all(entry["step"] != 5 for entry in broken.state.log_history if "eval_loss" in entry)
     assert interrupt.value.code == 130
     assert signal.signal(signal.SIGINT, handler) is signal.default_int_handler  # put back
     checkpoint = tmp_path / "broken" / "checkpoint-5"
@@ -322,7 +325,7 @@ def test_interrupt_saves_then_resumes_to_the_same_end(tmp_path, capfd):
 
 def test_second_interrupt_stops_at_once(tmp_path):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    callback = At(5, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    callback = At(5, lambda: [(signal.raise_signal(signal.SIGINT), time.sleep(1.1)) for _ in range(2)])
     trainer = trainer_of(tmp_path, callbacks=[callback], **RESUMED)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -450,6 +453,9 @@ def test_full_disk_leaves_earlier_checkpoints_and_no_part_of_a_new_one(tmp_path)
     whole = trainer_of(tmp_path / "whole", build(dropout=0.2), **settings)
     whole.train()
 
+    (tmp_path / "full" / "unfinished" / "checkpoint-3").mkdir(
+        parents=True
+    )  # of a program killed while saving
     fill = At(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1])))
     trainer = trainer_of(tmp_path / "full", build(dropout=0.2), callbacks=[fill], **settings)
     try:

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from .configuration_vanilla_transformer import PRESETS, VanillaTransformerConfig
@@ -25,6 +26,8 @@ from .modeling_vanilla_transformer import (
     VanillaTransformerModel,
     VanillaTransformerPreTrainedModel,
 )
+from .pipelines import register_pipelines
+from .tokenization_vanilla_transformer import VanillaTransformerTokenizer
 
 __version__ = "0.1.0"
 
@@ -41,6 +44,11 @@ MODEL_CLASSES = {
 AutoConfig.register(VanillaTransformerConfig.model_type, VanillaTransformerConfig, exist_ok=True)
 for auto_class, model_class in MODEL_CLASSES.items():
     auto_class.register(VanillaTransformerConfig, model_class, exist_ok=True)
+    model_class.register_for_auto_class(auto_class)  # saves the code with the model
+VanillaTransformerConfig.register_for_auto_class()
+AutoTokenizer.register(VanillaTransformerConfig, VanillaTransformerTokenizer, exist_ok=True)
+VanillaTransformerTokenizer.register_for_auto_class()
+register_pipelines()
 
 __all__ = [
     "PRESETS",
@@ -53,4 +61,5 @@ __all__ = [
     "VanillaTransformerForTokenClassification",
     "VanillaTransformerModel",
     "VanillaTransformerPreTrainedModel",
+    "VanillaTransformerTokenizer",
 ]

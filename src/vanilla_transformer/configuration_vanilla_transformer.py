@@ -54,6 +54,24 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# The class that each Auto class takes from a folder that carries its code along.
+AUTO_MAP = {
+    "AutoConfig": "configuration_vanilla_transformer.VanillaTransformerConfig",
+    **{
+        auto_class: f"modeling_vanilla_transformer.VanillaTransformer{head}"
+        for auto_class, head in {
+            "AutoModel": "Model",
+            "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+            "AutoModelForCausalLM": "ForCausalLM",
+            "AutoModelForMaskedLM": "ForMaskedLM",
+            "AutoModelForSequenceClassification": "ForSequenceClassification",
+            "AutoModelForTokenClassification": "ForTokenClassification",
+            "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+        }.items()
+    },
+}
+
+
 @strict
 class VanillaTransformerConfig(PreTrainedConfig):
     r"""The Transformer of "Attention Is All You Need"; `VanillaTransformerConfig()` is its base model.
@@ -132,6 +150,8 @@ class VanillaTransformerConfig(PreTrainedConfig):
             self.value_dim = head_width if self.value_dim is None else self.value_dim
         self.is_encoder_decoder = self.encoder_layers > 0 and self.decoder_layers > 0
         kwargs.pop("num_hidden_layers", None)
+        if not __name__.startswith("transformers_modules"):
+            kwargs.pop("custom_pipelines", None)  # this package has registered its own, which need no trust
         super().__post_init__(**kwargs)
 
     @classmethod

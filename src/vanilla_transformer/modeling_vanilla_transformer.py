@@ -24,6 +24,7 @@ from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from .generation import PaperGenerationMixin
 from .layers import Packing
 from .losses import IGNORE_INDEX, label_smoothed_cross_entropy, linear_cross_entropy
+from .pipelines import CUSTOM_PIPELINES
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 
 
@@ -235,6 +236,11 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
         self.lm_head = new_embeddings
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As any model's; the folder brings its pipelines along, too."""
+        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_right(labels, self.config)

@@ -67,6 +67,8 @@ class VanillaTransformerTokenizer(TokenizersBackend):
             lowercase: lower-case all text. Decoding then gives the lower-cased text.
             min_frequency: how often a pair must occur to be merged.
         """
+        if isinstance(language_tags, str):
+            raise ValueError(f"language_tags is a list of codes: [{language_tags!r}], not {language_tags!r}")
         tags = [f"<2{code}>" for code in dict.fromkeys(language_tags)]
         if wrong := [tag for tag in tags if not LANGUAGE_TAG.fullmatch(tag)]:
             raise ValueError(f"language_tags are codes such as 'es' or 'pt-BR'; not {wrong[0][2:-1]!r}")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 from transformers.utils.generic import ExplicitEnum
 
@@ -212,9 +212,11 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             self.average_best and self.metric_for_best_model is None,
             "average_best needs metric_for_best_model",
         )
+        saving, evaluating = self.save_strategy.value, self.eval_strategy.value
         _refuse(
-            self.average_best and self.eval_strategy == IntervalStrategy.NO,
-            "average_best needs an evaluation at each checkpoint, but eval_strategy=no",
+            self.average_best and evaluating != saving and not (saving == "best" and evaluating != "no"),
+            f"average_best needs an evaluation at each checkpoint, but eval_strategy={evaluating} and "
+            f"save_strategy={saving}",
         )
         for key in ("fsdp", "deepspeed"):
             _refuse(

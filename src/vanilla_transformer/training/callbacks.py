@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+SAME_SIGNAL = 1.0  # seconds within which two signals are one
 INTERRUPTED = "interrupted.txt"  # marks a checkpoint that no save_strategy asked for
 
 
@@ -54,8 +55,13 @@ class InterruptCallback(TrainerCallback):
             signal.signal(*self._previous.popitem())
 
     def _note(self, number, frame):
-        self.__exit__()  # a second signal does what it did before
-        self.signal = number
+        if self.signal is not None:
+            # torchrun passes on what a terminal has sent to all processes already: the same signal, twice.
+            if time.monotonic() - self._noted > SAME_SIGNAL:
+                self.__exit__()
+                signal.raise_signal(number)  # does what it did before
+            return
+        self.signal, self._noted = number, time.monotonic()
         text = "\nInterrupted: finishing what is in progress, then saving. Once more stops at once.\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # print is not safe in a signal handler

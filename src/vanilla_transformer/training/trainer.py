@@ -69,39 +69,26 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         self.label_smoother = None  # compute_loss smooths
         self.model_accepts_loss_kwargs = True  # so that the target tokens of an update are counted
         forward = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
-        self._smoothing_name = next(
-            (name for name in ("smoothing", "label_smoothing") if name in forward), None
-        )
+        names = ("smoothing", "label_smoothing")
+        self._smoothing_name = next((name for name in names if name in forward), None)
         self.label_names = [name for name in self.label_names if name != self._smoothing_name]
         self._saving_aside = False
         self._pushed_folder = None
         self._lengths_of = self._lengths = self._examples_per_update = None
-        self._totals = torch.zeros(3, dtype=torch.float64)
+        self._totals = torch.zeros(3, dtype=torch.float64)  # negative log-likelihood, tokens, guessed right
         self.interrupt, self.throughput = InterruptCallback(), Throughput()
-        for callback in (
-            self.interrupt,
-            self.throughput,
-            EpochCallback(),
-            AveragingCallback(),
-            CurvesCallback(),
-        ):
+        for callback in (self.interrupt, self.throughput, EpochCallback, AveragingCallback, CurvesCallback):
             self.add_callback(callback)
 
     # Training
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        args = self.args
-        if (
-            not resume_from_checkpoint
-            and args.save_strategy != SaveStrategy.NO
-            and os.path.isdir(args.output_dir)
-        ):
-            earlier = get_last_checkpoint(args.output_dir)
-            if earlier:
-                raise ValueError(
-                    f"output_dir holds {earlier} of an earlier run, which this one would delete or mix with "
-                    f"its own: go on with resume_from_checkpoint={earlier}, or choose another output_dir"
-                )
+        args, earlier = self.args, self._last_checkpoint()
+        if earlier and not resume_from_checkpoint and args.save_strategy != SaveStrategy.NO:
+            raise ValueError(
+                f"output_dir holds {earlier} of an earlier run, which this one would delete or mix with "
+                f"its own: go on with resume_from_checkpoint={earlier}, or choose another output_dir"
+            )
         with self.interrupt:
             output = super().train(resume_from_checkpoint, **kwargs)
         if self.interrupt.signal:
@@ -111,27 +98,27 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             output.metrics.update(self.average())
         return output
 
+    def _last_checkpoint(self) -> str | None:
+        folder = self.args.output_dir
+        return get_last_checkpoint(folder) if os.path.isdir(folder) else None
+
     def _how_to_go_on(self) -> str:
-        checkpoint = get_last_checkpoint(self.args.output_dir)
+        checkpoint = self._last_checkpoint()
         command = "the same command and"
         if self.args.world_size == 1:
             command = shlex.join(_without_resumption(sys.orig_argv))
         return (
             f"Training stopped after update {self.state.global_step} of {self.state.max_steps}; "
             f"its checkpoint is {checkpoint}.\nGo on exactly where it stopped with\n"
-            f"  {command} --resume_from_checkpoint {checkpoint}\nor, in Python, with\n  trainer.train(resume_from_checkpoint={checkpoint!r})"
+            f"  {command} --resume_from_checkpoint {checkpoint}\n"
+            f"or, in Python, with\n  trainer.train(resume_from_checkpoint={checkpoint!r})"
         )
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
         if args.optim == "adam":
-            betas = (args.adam_beta1, args.adam_beta2)
-            return torch.optim.Adam, {
-                "lr": args.learning_rate,
-                "betas": betas,
-                "eps": args.adam_epsilon,
-                "fused": True,
-            }
+            moments = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            return torch.optim.Adam, {"lr": args.learning_rate, "fused": True, **moments}
         optimizer, kwargs = Seq2SeqTrainer.get_optimizer_cls_and_kwargs(args, model)
         if args.optim == "sgd":
             kwargs.setdefault("momentum", args.momentum)
@@ -200,7 +187,10 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
 
         args = self.args
         stream = TokenBudgetIterable(
-            self.train_dataset, buffer_size=args.stream_buffer_size, **self._token_batches()
+            self.train_dataset,
+            buffer_size=args.stream_buffer_size,
+            target_column="labels" if self.model.config.is_encoder_decoder else "input_ids",
+            **self._token_batches(),
         )
         loader = DataLoader(
             stream,
@@ -240,9 +230,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             aligned = self._aligned(outputs["logits"], inputs["labels"])
             loss = label_smoothed_cross_entropy(*aligned, smoothing, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = (
-                loss * self.accelerator.num_processes
-            )  # gradients are averaged over processes, tokens were summed
+            # The tokens are those of all processes, but gradients are averaged over them.
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _without_labels(self, inputs):
@@ -272,12 +261,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         return loss
 
     def _refuse_update(self, value):
-        checkpoint = (
-            get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-        )
-        kept = (
-            f"go on from {checkpoint}, the last checkpoint" if checkpoint else "no checkpoint was saved yet"
-        )
+        checkpoint = self._last_checkpoint()
+        kept = f"go on from {checkpoint}" if checkpoint else "no checkpoint was saved yet"
         raise FloatingPointError(
             f"update {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}) has a loss or gradient "
             f"norm of {value} at learning rate {self._get_learning_rate():.3g}, and was not made: {kept}. "
@@ -289,9 +274,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.gather_function = self.accelerator.gather_for_metrics  # leaves out what fills the last batch
-        self._totals = torch.zeros(
-            3, dtype=torch.float64
-        )  # negative log-likelihood, tokens, tokens guessed right
+        self._totals.zero_()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         likelihood, tokens, right = self._totals.tolist()
         if tokens:
@@ -306,10 +289,9 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss = outputs = labels = None
         if inputs.get("labels") is not None:
-            # Past Seq2SeqTrainer, whose loss is smoothed and whose logits are not kept when it generates.
-            loss, outputs, labels = super(Seq2SeqTrainer, self).prediction_step(
-                model, inputs, False, ignore_keys
-            )
+            # Past Seq2SeqTrainer, which has no logits left when it generates.
+            step = super(Seq2SeqTrainer, self).prediction_step
+            loss, outputs, labels = step(model, inputs, False, ignore_keys)
             self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
         if prediction_loss_only:
             return loss, None, None
@@ -324,10 +306,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         real = labels != IGNORE_INDEX
         likelihood = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="none")
         right = (logits.argmax(-1) == labels) & real
-        scores = (likelihood.view_as(labels), real, right)
-        scores = torch.stack(
-            [score.float().reshape(len(labels), -1).sum(1) for score in scores], dim=1
-        )  # (batch, 3)
+        scores = [score.float().reshape(len(labels), -1).sum(1) for score in (likelihood, real, right)]
+        scores = torch.stack(scores, dim=1)  # (batch, 3)
         self._totals += self.gather_function(scores).double().sum(0).cpu()
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -357,18 +337,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         Returns the metrics of the last weights and of the average, where there is an evaluation set, and
         which checkpoints it was made of.
         """
-        args = self.args
         self.accelerator.wait_for_everyone()
-        count = min(
-            args.average_checkpoints, len(sort_checkpoints(args.output_dir))
-        )  # fewer if stopped early
-        if args.average_best:
-            folders = best_checkpoints(
-                args.output_dir, count, args.metric_for_best_model, args.greater_is_better
-            )
-        else:
-            folders = last_checkpoints(args.output_dir, count)
-        metrics = {}
+        folders, metrics = self._checkpoints_to_average(self.args.output_dir), {}
         if self.eval_dataset is not None:
             metrics |= self._last_evaluation() or self.evaluate(metric_key_prefix="eval_last")
         self._load_weights(average_checkpoints(folders))
@@ -376,9 +346,24 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             metrics |= self.evaluate(metric_key_prefix="eval_averaged")
         names = ", ".join(Path(folder).name for folder in folders)
         metrics["final_weights"] = f"average of {len(folders)} checkpoints: {names}"
-        self._tell(f"The model is now the {metrics['final_weights']}; saved in {args.output_dir}")
         self.save_model()
+        self.save_state()
+        self.save_metrics("average", metrics)
+        self._tell(f"The model is now the {metrics['final_weights']}; saved in {self.args.output_dir}")
         return metrics
+
+    def _checkpoints_to_average(self, run_dir):
+        """The last or best, or as many as there are: fewer in the beginning, or after an early stop."""
+        args, saved = self.args, sort_checkpoints(run_dir)
+        if not args.average_best:
+            return last_checkpoints(run_dir, min(args.average_checkpoints, len(saved)))
+        key = "eval_" + args.metric_for_best_model.removeprefix("eval_")
+        scored = {e["step"] for e in self.state.log_history if not math.isnan(e.get(key, math.nan))}
+        count = sum(int(folder.rpartition("-")[2]) in scored for folder in saved)
+        count = min(args.average_checkpoints, count)
+        if not count:
+            return []
+        return best_checkpoints(run_dir, count, args.metric_for_best_model, args.greater_is_better)
 
     def _load_weights(self, weights):
         self.model.load_state_dict(weights, strict=False)
@@ -421,7 +406,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
                 self._put_in_place(aside, final)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(aside.parent, ignore_errors=True)
-            earlier = get_last_checkpoint(run_dir)
+            earlier = self._last_checkpoint()
             kept = f"go on from {earlier}" if earlier else "there is no earlier one"
             raise OSError(
                 f"{name} could not be written in {run_dir} ({error}): make room, or choose another "
@@ -446,17 +431,14 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             self._pushed_folder = None
 
     def _rotate(self, newest):
-        args = self.args
-        if not (args.average_best and args.save_total_limit):
-            rotate_checkpoints(
-                newest.parent, args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
-            )
+        run_dir, limit = newest.parent, self.args.save_total_limit
+        if not (self.args.average_best and limit):
+            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
             return
-        saved = [Path(folder) for folder in sort_checkpoints(newest.parent)]
-        wanted = min(args.average_checkpoints, len(saved))
-        kept = best_checkpoints(newest.parent, wanted, args.metric_for_best_model, args.greater_is_better)
-        spare = [folder for folder in saved if folder not in kept and folder != newest]
-        for folder in spare[: max(len(saved) - args.save_total_limit, 0)]:
+        saved = [Path(folder) for folder in sort_checkpoints(run_dir)]
+        kept = {newest, *self._checkpoints_to_average(run_dir)}
+        spare = [folder for folder in saved if folder not in kept]
+        for folder in spare[: max(len(saved) - limit, 0)]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _push_from_checkpoint(self, checkpoint_folder):
@@ -483,9 +465,7 @@ def translation_metrics(tokenizer, references=None, metrics=("sacrebleu", "chrf"
     """
     from ..metrics import load_metric
 
-    loaded = {
-        "bleu" if name == "sacrebleu" else name: load_metric(name, lowercase=lowercase) for name in metrics
-    }
+    loaded = {name.removeprefix("sacre"): load_metric(name, lowercase=lowercase) for name in metrics}
 
     def decode(ids):
         ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
@@ -511,9 +491,8 @@ def _check_writable(folder):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"output_dir={folder} cannot be written ({error.strerror}): choose another one"
-        ) from error
+        reason = error.strerror
+        raise OSError(f"output_dir={folder} cannot be written ({reason}): choose another one") from error
 
 
 def _without_resumption(words):

@@ -157,7 +157,7 @@ def test_equals_plain_search_with_a_model(alpha, beams, returned):
 
 
 def markov_search(log_probs, attention, limits, drop_done, **settings):
-    """Searches sentences that are Markov chains: `(sentences, vocabulary, vocabulary or source)`."""
+    """Searches sentences of Markov chains, `(sentences, steps, vocabulary, vocabulary or source)`."""
     settings = GenerationConfig(**settings)
     settings._eos_token_tensor, settings._pad_token_tensor = torch.tensor([END]), torch.tensor(PAD)
     width = 1 if drop_done else settings.num_beams
@@ -165,7 +165,7 @@ def markov_search(log_probs, attention, limits, drop_done, **settings):
     coverage = torch.zeros(len(prompts), attention.shape[-1])
     search = BeamSearch(settings, prompts, limits, coverage, drop_done)
     while not search.done:
-        place = search.sentences[:, None], search.tokens[..., -1]
+        place = search.sentences[:, None], search.length, search.tokens[..., -1]
         search.step(log_probs[place].flatten(0, 1), attention[place].flatten(0, 1))
     return search
 
@@ -175,8 +175,8 @@ def markov_search(log_probs, attention, limits, drop_done, **settings):
 def test_stops_no_sentence_too_early(alpha, beta, returned):
     torch.manual_seed(0)
     sentences, vocabulary, beams = 60, 6, 3
-    log_probs = (2 * torch.randn(sentences, vocabulary, vocabulary)).log_softmax(-1)
-    attention = (3 * torch.randn(sentences, vocabulary, 4)).softmax(-1)
+    log_probs = (2 * torch.randn(sentences, 12, vocabulary, vocabulary)).log_softmax(-1)
+    attention = (3 * torch.randn(sentences, 12, vocabulary, 4)).softmax(-1)
     limits = torch.randint(2, 12, (sentences,))
     settings = {"num_beams": beams, "num_return_sequences": returned, "length_penalty": alpha}
     settings["coverage_penalty"] = beta
@@ -186,7 +186,8 @@ def test_stops_no_sentence_too_early(alpha, beta, returned):
     for sentence, limit in enumerate(limits.tolist()):
 
         def predict(prefixes, sentence=sentence):
-            return log_probs[sentence, prefixes[:, -1]], attention[sentence, prefixes[:, -1]]
+            place = sentence, prefixes.shape[1] - 1, prefixes[:, -1]
+            return log_probs[place], attention[place]
 
         expected = plain_search(predict, beams, limit, returned, alpha, beta)
         for search in searches:
@@ -198,8 +199,8 @@ def test_stops_no_sentence_too_early(alpha, beta, returned):
 
 def test_early_stopping_is_the_same_in_a_whole_and_in_a_shrinking_batch():
     torch.manual_seed(0)
-    log_probs = (2 * torch.randn(60, 6, 6)).log_softmax(-1)
-    attention, limits = torch.ones(60, 6, 1), torch.full((60,), 12)
+    log_probs = (2 * torch.randn(60, 12, 6, 6)).log_softmax(-1)
+    attention, limits = torch.ones(60, 12, 6, 1), torch.full((60,), 12)
     settings = {"num_beams": 3, "num_return_sequences": 1, "length_penalty": 2.0, "coverage_penalty": 0.0}
     patient = markov_search(log_probs, attention, limits, True, **settings)
     shrinking, whole = (

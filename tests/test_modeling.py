@@ -301,8 +301,8 @@ def assert_same_gradients(one, other):
 @variants
 def test_skipping_logits_and_padding_changes_no_gradient(batch, settings):
     model = random_model(dropout=0.0, **settings).train()
-    padded = gradients(model, **batch, label_smoothing=0.1)
-    assert_same_gradients(padded, gradients(model, **batch, label_smoothing=0.1, skip_logits=True))
+    padded = gradients(model, **batch, smoothing=0.1)
+    assert_same_gradients(padded, gradients(model, **batch, smoothing=0.1, skip_logits=True))
     assert model(**batch, skip_logits=True).logits is None
 
 

@@ -136,10 +136,10 @@ class DecoderTester(Tester):
 
 
 class Contract(common.ModelTesterMixin):
-    tester_class: type[Tester]
+    model_tester_class: type[Tester]
 
     def setUp(self):
-        self.model_tester = self.tester_class(self)
+        self.model_tester = self.model_tester_class(self)
         self.config_tester = ConfigTester(self, config_class=VanillaTransformerConfig)
 
     def test_config(self):
@@ -147,13 +147,13 @@ class Contract(common.ModelTesterMixin):
 
 
 class Seq2SeqTest(Contract, GenerationTesterMixin, unittest.TestCase):
-    tester_class = Seq2SeqTester
+    model_tester_class = Seq2SeqTester
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForConditionalGeneration)
     is_encoder_decoder = True
 
 
 class EncoderTest(Contract, unittest.TestCase):
-    tester_class = EncoderTester
+    model_tester_class = EncoderTester
     all_model_classes = (
         VanillaTransformerModel,
         VanillaTransformerForMaskedLM,
@@ -164,5 +164,5 @@ class EncoderTest(Contract, unittest.TestCase):
 
 
 class DecoderTest(Contract, TrainingTesterMixin, GenerationTesterMixin, unittest.TestCase):
-    tester_class = DecoderTester
+    model_tester_class = DecoderTester
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForCausalLM)

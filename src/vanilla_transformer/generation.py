@@ -162,7 +162,9 @@ class BeamSearch:
         batch, unused = self.sentences, self.finished.shape[-1] - tokens.shape[-1]
         tokens = nn.functional.pad(tokens, (0, unused), value=self.pad or 0)
         origins = nn.functional.pad(origins, (0, unused), value=-1)
-        self.ranks[batch], kept = torch.cat([self.ranks[batch], ranks], dim=1).topk(self.beams)
+        ranks = torch.cat([self.ranks[batch], ranks], dim=1)
+        ranks, kept = ranks.sort(dim=1, descending=True, stable=True)  # an empty place stays empty
+        self.ranks[batch], kept = ranks[:, : self.beams], kept[:, : self.beams]
         self.finished[batch] = take(torch.cat([self.finished[batch], tokens], dim=1), kept)
         self.finished_origins[batch] = take(torch.cat([self.finished_origins[batch], origins], dim=1), kept)
 

@@ -259,7 +259,7 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
         **kwargs,
@@ -269,7 +269,8 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
             labels: `(batch, length)`, -100 where there is padding; shifted right they are the decoder's
                 input when none is given.
             logits_to_keep: how many of the last positions get logits; 0 for all.
-            label_smoothing: ε of the loss (section 5.4).
+            smoothing: ε of the label-smoothed loss (section 5.4). (transformers' Trainer would take an
+                argument with "label" in its name for a column of labels.)
             num_items_in_batch: the real target tokens that the summed loss is divided by, when an update is
                 made of several batches; those of `labels` by default.
             skip_logits: returns the loss alone, and computes nothing for padding: the way to train. Needs
@@ -302,14 +303,14 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
                 outputs.last_hidden_state,
                 labels,
                 kwargs["decoder_packing"],
-                label_smoothing,
+                smoothing,
                 num_items_in_batch,
             )
         else:
             logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
             loss = None
             if labels is not None:
-                loss = label_smoothed_cross_entropy(logits, labels, label_smoothing, num_items_in_batch)
+                loss = label_smoothed_cross_entropy(logits, labels, smoothing, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -328,10 +329,10 @@ def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
     return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
 
 
-def packed_loss(lm_head, states, labels, packing, label_smoothing, num_items_in_batch) -> torch.Tensor:
+def packed_loss(lm_head, states, labels, packing, smoothing, num_items_in_batch) -> torch.Tensor:
     """The loss from packed states `(1, tokens, width)` and padded labels `(batch, length)`."""
     labels = packing.pack(labels[..., None]).flatten()
-    return linear_cross_entropy(states[0], lm_head.weight, labels, label_smoothing, num_items_in_batch)
+    return linear_cross_entropy(states[0], lm_head.weight, labels, smoothing, num_items_in_batch)
 
 
 def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransformerConfig:
@@ -373,7 +374,7 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
         **kwargs,
@@ -382,7 +383,7 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
         Args:
             labels: `(batch, length)`, the input itself with -100 where there is padding; each position
                 predicts the next.
-            label_smoothing, num_items_in_batch, skip_logits: as in conditional generation.
+            smoothing, num_items_in_batch, skip_logits: as in conditional generation.
         """
         next_labels = None
         if labels is not None:
@@ -406,14 +407,14 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
                 outputs.last_hidden_state,
                 next_labels,
                 kwargs["packing"],
-                label_smoothing,
+                smoothing,
                 num_items_in_batch,
             )
         else:
             logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
             loss = None
             if labels is not None:
-                loss = label_smoothed_cross_entropy(logits, next_labels, label_smoothing, num_items_in_batch)
+                loss = label_smoothed_cross_entropy(logits, next_labels, smoothing, num_items_in_batch)
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,

@@ -69,9 +69,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         self.label_smoother = None  # compute_loss smooths
         self.model_accepts_loss_kwargs = True  # so that the target tokens of an update are counted
         forward = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
-        names = ("smoothing", "label_smoothing")
-        self._smoothing_name = next((name for name in names if name in forward), None)
-        self.label_names = [name for name in self.label_names if name != self._smoothing_name]
+        self._model_smooths = "smoothing" in forward
         self._saving_aside = False
         self._pushed_folder = None
         self._lengths_of = self._lengths = self._examples_per_update = None
@@ -217,10 +215,10 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if self.compute_loss_func is not None or "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        if self._smoothing_name:
+        if self._model_smooths:
             outputs = model(
                 **inputs,
-                **{self._smoothing_name: smoothing},
+                smoothing=smoothing,
                 num_items_in_batch=num_items_in_batch,
                 skip_logits=not return_outputs,
             )
@@ -308,7 +306,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         right = (logits.argmax(-1) == labels) & real
         scores = [score.float().reshape(len(labels), -1).sum(1) for score in (likelihood, real, right)]
         scores = torch.stack(scores, dim=1)  # (batch, 3)
-        self._totals += self.gather_function(scores).double().sum(0).cpu()
+        self._totals += self.gather_function(scores).cpu().double().sum(0)
 
     def get_eval_dataloader(self, eval_dataset=None):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset

@@ -1,0 +1,111 @@
+"""Training steps per second beside MarianMTModel of the same size, on the same padded batches, A B A B.
+
+    python benchmarks/training_speed.py --preset base --rounds 5
+
+Both models have the same sizes, ReLU, sinusoids, shared embeddings, dropout 0.1, sdpa attention and torch's
+fused Adam. Sentences have random lengths and fall into batches as they come, so that about half of a batch is
+padding, as it is without bucketing. Prints target tokens per second, without padding, and the median of the
+ratios of neighbouring rounds: only the ratio means anything on a machine that others use too.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from transformers import MarianConfig, MarianMTModel
+
+from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+
+
+def random_batches(
+    count: int, sentences: int, longest: int, vocab_size: int
+) -> list[dict[str, torch.Tensor]]:
+    """Batches of sentence pairs whose lengths are uniform between 4 and `longest` on either side."""
+    generator = torch.Generator().manual_seed(0)
+
+    def side(padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = torch.randint(4, longest + 1, (sentences, 1), generator=generator)
+        mask = torch.arange(int(lengths.max())) < lengths
+        ids = torch.randint(3, vocab_size, mask.shape, generator=generator)
+        return ids.masked_fill(~mask, padding), mask.long()
+
+    batches = []
+    for _ in range(count):
+        (source, mask), (labels, _) = side(1), side(-100)
+        batches.append({"input_ids": source, "attention_mask": mask, "labels": labels})
+    return batches
+
+
+def models(preset: str, vocab_size: int):
+    """Ours and Marian's, and how each is called in training."""
+    config = VanillaTransformerConfig.from_preset(preset, vocab_size=vocab_size)
+    marian = MarianConfig(
+        vocab_size=vocab_size,
+        d_model=config.hidden_size,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        encoder_ffn_dim=config.intermediate_size,
+        decoder_ffn_dim=config.intermediate_size,
+        encoder_attention_heads=config.num_attention_heads,
+        decoder_attention_heads=config.num_attention_heads,
+        activation_function="relu",
+        dropout=config.dropout,
+        scale_embedding=True,
+        pad_token_id=config.pad_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.decoder_start_token_id,
+    )
+    return {
+        "marian": (MarianMTModel(marian), {}),
+        "ours": (VanillaTransformerForConditionalGeneration(config), {"skip_logits": True}),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="base", help="size of both models (%(default)s)")
+    parser.add_argument("--vocab_size", type=int, default=37000, help="(%(default)s)")
+    parser.add_argument("--sentences", type=int, default=16, help="pairs in a batch (%(default)s)")
+    parser.add_argument("--longest", type=int, default=60, help="longest sentence in tokens (%(default)s)")
+    parser.add_argument("--batches", type=int, default=3, help="batches in a round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, after a warm-up (%(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)"
+    )
+    args = parser.parse_args()
+
+    batches = random_batches(args.batches, args.sentences, args.longest, args.vocab_size)
+    real = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    held = sum(batch["labels"].numel() for batch in batches)
+    batches = [{name: value.to(args.device) for name, value in batch.items()} for batch in batches]
+    print(
+        f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {1 - real / held:.0%} of them padding"
+    )
+
+    rounds = {}
+    for name, (model, options) in models(args.preset, args.vocab_size).items():
+        model.to(args.device).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
+        rounds[name] = (model, options, optimizer, [])
+    for number in range(args.rounds + 1):
+        for model, options, optimizer, seconds in rounds.values():
+            start = time.perf_counter()
+            for batch in batches:
+                model(**batch, **options).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            if number:
+                seconds.append(time.perf_counter() - start)
+    for name, (*_, seconds) in rounds.items():
+        print(f"{name:8}{real / statistics.median(seconds):8,.0f} target tokens per second")
+    ratios = [marian / ours for marian, ours in zip(rounds["marian"][-1], rounds["ours"][-1])]
+    print(f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

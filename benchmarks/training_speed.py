@@ -81,9 +81,8 @@ def main():
     real = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     held = sum(batch["labels"].numel() for batch in batches)
     batches = [{name: value.to(args.device) for name, value in batch.items()} for batch in batches]
-    print(
-        f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {1 - real / held:.0%} of them padding"
-    )
+    padding = 1 - real / held
+    print(f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {padding:.0%} of them padding")
 
     rounds = {}
     for name, (model, options) in models(args.preset, args.vocab_size).items():

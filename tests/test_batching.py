@@ -25,8 +25,8 @@ from vanilla_transformer.training.batching import (
 def corpus(sentences, seed=0, mean=14):
     """Lengths of pairs as translations have them: skewed, source and target alike."""
     rng = np.random.default_rng(seed)
-    source = np.clip(rng.lognormal(np.log(mean), 0.35, sentences), 2, 60).astype(int)
-    target = np.clip(np.rint(source * rng.normal(1.05, 0.18, sentences)), 2, 60).astype(int)
+    source = np.clip(rng.lognormal(np.log(mean), 0.35, sentences), 2, 4 * mean).astype(int)
+    target = np.clip(np.rint(source * rng.normal(1.05, 0.18, sentences)), 2, 4 * mean).astype(int)
     return source, target
 
 
@@ -103,9 +103,9 @@ def test_updates_do_not_depend_on_the_number_of_processes():
     assert updates(1, 6) == updates(3, 2)
 
 
-@pytest.mark.parametrize("budget, bound", [(1024, 0.05), (4096, 0.06)])
-def test_little_padding(budget, bound):
-    report = padding_report(TokenBudgetSampler(*corpus(29_000), budget, budget))
+@pytest.mark.parametrize("mean, budget, bound", [(14, 1024, 0.025), (14, 4096, 0.05), (40, 4096, 0.055)])
+def test_little_padding(mean, budget, bound):
+    report = padding_report(TokenBudgetSampler(*corpus(29_000, mean=mean), budget, budget))
     assert report["examples"] == 29_000
     assert 0 < report["padding"] < bound
     assert report["source_padding"] < 2 * bound and report["target_padding"] < 2 * bound
@@ -275,7 +275,7 @@ def stream(rank=0, processes=1, accumulation=1, sentences=900, **settings):
     return TokenBudgetIterable(Stream(sentences), 300, 300, processes, rank, accumulation, **settings)
 
 
-@pytest.mark.parametrize("sentences", [900, 301, 299, 7])
+@pytest.mark.parametrize("sentences", [900, 777, 523, 301, 299, 7])
 @pytest.mark.parametrize("processes, accumulation", [(1, 1), (1, 4), (2, 2)])
 def test_stream_keeps_the_budget_and_loses_nothing(sentences, processes, accumulation):
     ranks = [list(stream(rank, processes, accumulation, sentences)) for rank in range(processes)]

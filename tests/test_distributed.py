@@ -21,6 +21,7 @@ from vanilla_transformer.training import (
     VanillaTransformerTrainingArguments,
 )
 
+pytestmark = pytest.mark.slow
 SENTENCES, UPDATES, SAVED = 203, 14, 8
 
 

@@ -100,6 +100,14 @@ def test_token_accuracy_leaves_padding_out(form):
     assert metric.compute(predictions=[[1], [4, 0]], references=[[1], [4, 1]])["token_accuracy"] == 0.5
 
 
+def test_files_in_place_of_memory(tmp_path):
+    metric = load_metric("chrf", keep_in_memory=False, cache_dir=str(tmp_path))
+    metric.add_batch(predictions=GUESSES, references=TRUTHS)
+    assert list(tmp_path.rglob("*.arrow"))
+    assert metric.compute()["score"] == sacrebleu.corpus_chrf(GUESSES, [TRUTHS]).score
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
 def test_combined():
     texts = evaluate.combine([load_metric("sacrebleu"), load_metric("chrf")])
     got = texts.compute(predictions=GUESSES, references=TRUTHS)

@@ -86,13 +86,13 @@ for table, model_class in {
     getattr(modeling_auto, table)["vanilla_transformer"] = model_class.__name__
 
 
-class Tester:
+class ModelTester:
     """Sizes and inputs of one kind of model, as transformers' tests want to be told."""
 
     batch_size, seq_length, vocab_size = 13, 7, 99
     hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = 16, 2, 4, 32
     encoder_layers = decoder_layers = num_hidden_layers
-    dropout = 0.1
+    dropout, pad_token_id = 0.1, 1
     is_training = True
 
     def __init__(self, parent):
@@ -108,6 +108,7 @@ class Tester:
             encoder_layers=self.encoder_layers,
             decoder_layers=self.decoder_layers,
             dropout=self.dropout,
+            pad_token_id=self.pad_token_id,
             max_position_embeddings=50,
         )
 
@@ -121,24 +122,25 @@ class Tester:
         return self.get_config(), {"input_ids": ids, "attention_mask": random_attention_mask(ids.shape)}
 
 
-class Seq2SeqTester(Tester):
+class Seq2SeqTester(ModelTester):
     def prepare_config_and_inputs_for_common(self):
         config, inputs = super().prepare_config_and_inputs_for_common()
         ids = self.ids()
         return config, {**inputs, "decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids)}
 
 
-class EncoderTester(Tester):
+class EncoderTester(ModelTester):
     decoder_layers = 0
 
 
-class DecoderTester(Tester):
+class DecoderTester(ModelTester):
     encoder_layers = 0
     causal_lm_class = VanillaTransformerForCausalLM
 
 
 class Contract(common.ModelTesterMixin):
-    model_tester_class: type[Tester]
+    model_tester_class: type[ModelTester]
+    test_can_init_all_missing_weights_before_2023 = True  # a new model has no excuse
 
     def setUp(self):
         self.model_tester = self.model_tester_class(self)
@@ -170,5 +172,6 @@ class DecoderTest(Contract, TrainingTesterMixin, GenerationTesterMixin, unittest
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForCausalLM)
 
     def test_training_overfit(self):
-        self.model_tester.dropout = 0.0  # the test is written for models without
+        # It is written for models without dropout, and its text begins with token 1.
+        self.model_tester.dropout, self.model_tester.pad_token_id = 0.0, 0
         super().test_training_overfit()

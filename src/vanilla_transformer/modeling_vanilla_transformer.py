@@ -1,6 +1,7 @@
 """The text models: the bare Transformer and its heads. A head is projection, loss, output."""
 
 import copy
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
@@ -63,7 +64,7 @@ class TextEncoder(Encoder):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
@@ -88,7 +89,7 @@ class TextDecoder(Decoder):
         past_key_values: Cache | None = None,
         position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
@@ -154,7 +155,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         use_cache: bool | None = None,
         packing: Packing | None = None,
         decoder_packing: Packing | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput | BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
@@ -215,10 +216,48 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         )
 
 
-class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedModel, PaperGenerationMixin):
-    """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings."""
+class LanguageModelHead:
+    """The projection to the vocabulary, tied to the embeddings (section 3.4), and its loss."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.lm_head = new_embeddings
+
+    def loss_and_logits(
+        self,
+        states: torch.Tensor,
+        labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor = 0,
+        packing: Packing | None = None,
+        **of_the_loss,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Args:
+            states: `(batch, length, width)`; with `packing`, packed, and then there are no logits.
+            labels: `(batch, length)`, -100 where there is none.
+        """
+        if packing is not None:
+            labels = packing.pack(labels[..., None]).flatten()  # (tokens,)
+            return linear_cross_entropy(states[0], self.lm_head.weight, labels, **of_the_loss), None
+        logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
+        if labels is None:
+            return None, logits
+        return label_smoothed_cross_entropy(logits, labels, **of_the_loss), logits
+
+
+def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
+    """1 up to each row's last label and 0 after it, `(batch, length)`: what lies after is padding."""
+    return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
+
+
+class VanillaTransformerForConditionalGeneration(
+    LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
+):
+    """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings."""
 
     def __init__(self, config: VanillaTransformerConfig):
         if not config.is_encoder_decoder:
@@ -230,12 +269,6 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear):
-        self.lm_head = new_embeddings
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As any model's; the folder brings its pipelines along, too."""
@@ -262,7 +295,7 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
         Args:
@@ -281,6 +314,8 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = shift_right(labels, self.config)
         if skip_logits:
+            if labels is None:
+                raise ValueError("skip_logits=True returns the loss alone, which needs labels")
             if attention_mask is not None and encoder_outputs is None:
                 kwargs["packing"] = Packing(attention_mask)
             kwargs["decoder_packing"] = Packing(up_to_last_label(labels))
@@ -296,21 +331,14 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
             use_cache=use_cache,
             **kwargs,
         )
-        if skip_logits:
-            logits = None
-            loss = packed_loss(
-                self.lm_head,
-                outputs.last_hidden_state,
-                labels,
-                kwargs["decoder_packing"],
-                smoothing,
-                num_items_in_batch,
-            )
-        else:
-            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-            loss = None
-            if labels is not None:
-                loss = label_smoothed_cross_entropy(logits, labels, smoothing, num_items_in_batch)
+        loss, logits = self.loss_and_logits(
+            outputs.last_hidden_state,
+            labels,
+            logits_to_keep,
+            packing=kwargs.get("decoder_packing"),
+            label_smoothing=smoothing,
+            num_items_in_batch=num_items_in_batch,
+        )
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -324,17 +352,6 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         )
 
 
-def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
-    """1 up to each row's last label and 0 after it, `(batch, length)`: what lies after is padding."""
-    return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
-
-
-def packed_loss(lm_head, states, labels, packing, smoothing, num_items_in_batch) -> torch.Tensor:
-    """The loss from packed states `(1, tokens, width)` and padded labels `(batch, length)`."""
-    labels = packing.pack(labels[..., None]).flatten()
-    return linear_cross_entropy(states[0], lm_head.weight, labels, smoothing, num_items_in_batch)
-
-
 def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransformerConfig:
     """A copy of the configuration without the other stack."""
     if not getattr(config, f"{stack}_layers"):
@@ -345,10 +362,10 @@ def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransforme
     return config
 
 
-class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGenerationMixin):
+class VanillaTransformerForCausalLM(
+    LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
+):
     """The decoder alone as a language model; an encoder in the configuration is left out."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
 
     def __init__(self, config: VanillaTransformerConfig):
         config = with_only(config, "decoder")
@@ -356,12 +373,6 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear):
-        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(
@@ -377,7 +388,7 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
         smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """
         Args:
@@ -385,11 +396,14 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
                 predicts the next.
             smoothing, num_items_in_batch, skip_logits: as in conditional generation.
         """
-        next_labels = None
-        if labels is not None:
-            use_cache = False
+        next_labels = kwargs.pop("shift_labels", None)  # sequence-parallel training shifts before it cuts
+        if labels is not None and next_labels is None:
             next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if next_labels is not None:
+            use_cache = False
         if skip_logits:
+            if next_labels is None:
+                raise ValueError("skip_logits=True returns the loss alone, which needs labels")
             kwargs["packing"] = Packing(up_to_last_label(next_labels))
         outputs = self.model(
             input_ids,
@@ -400,21 +414,14 @@ class VanillaTransformerForCausalLM(VanillaTransformerPreTrainedModel, PaperGene
             use_cache=use_cache,
             **kwargs,
         )
-        if skip_logits:
-            logits = None
-            loss = packed_loss(
-                self.lm_head,
-                outputs.last_hidden_state,
-                next_labels,
-                kwargs["packing"],
-                smoothing,
-                num_items_in_batch,
-            )
-        else:
-            logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-            loss = None
-            if labels is not None:
-                loss = label_smoothed_cross_entropy(logits, next_labels, smoothing, num_items_in_batch)
+        loss, logits = self.loss_and_logits(
+            outputs.last_hidden_state,
+            next_labels,
+            logits_to_keep,
+            packing=kwargs.get("packing"),
+            label_smoothing=smoothing,
+            num_items_in_batch=num_items_in_batch,
+        )
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
@@ -434,21 +441,13 @@ class EncoderHead(VanillaTransformerPreTrainedModel):
         self.model = VanillaTransformerModel(config)
 
 
-class VanillaTransformerForMaskedLM(EncoderHead):
+class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
     """The encoder alone, filling in masked words, with the projection tied to the embeddings."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear):
-        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(
@@ -458,14 +457,13 @@ class VanillaTransformerForMaskedLM(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Labels `(batch, length)` are the words at masked positions and -100 elsewhere."""
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
-        logits = self.lm_head(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch)
+        loss, logits = self.loss_and_logits(
+            outputs.last_hidden_state, labels, num_items_in_batch=num_items_in_batch
+        )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -487,7 +485,7 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Labels `(batch,)`; `(batch, labels)` of 0 and 1 for several per text; real for regression."""
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
@@ -519,7 +517,7 @@ class VanillaTransformerForTokenClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Labels `(batch, length)`, -100 where there is none."""
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
@@ -546,7 +544,7 @@ class VanillaTransformerForQuestionAnswering(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Positions `(batch,)` of the answer's first and last token."""
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)

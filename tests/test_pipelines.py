@@ -202,7 +202,7 @@ def test_without_settings_there_are_four_beams_and_256_tokens(parts):
     assert (settings["num_beams"], settings["max_new_tokens"]) == (4, 256)
 
 
-def test_the_papers_decoding_is_the_models_own_affair():
+def test_the_papers_decoding_is_the_models_own_affair(caplog):
     model, tokenizer = vanilla()
     model.generation_config = paper_generation_config(model.config)
     pipe = pipeline("translation", model=model, tokenizer=tokenizer, device="cpu")
@@ -211,6 +211,7 @@ def test_the_papers_decoding_is_the_models_own_affair():
         ids = model.generate(**inputs)
         assert torch.equal(pipe(text, return_tensors=True)[0]["translation_token_ids"], ids[0])
         assert len(ids[0]) <= inputs["input_ids"].shape[1] + 50 + 1
+    assert "max_length" not in caplog.text
 
 
 def test_stop_sequence_ends_the_text(parts):
@@ -333,6 +334,35 @@ def test_settings_that_a_model_keeps_by_task(caplog):
         pipe = pipeline("translation", model=model, tokenizer=tokenizer, device="cpu")
     assert pipe.task == "translation_en_to_de" and "translation_en_to_ro" in caplog.text
     assert pipe.prefix == german["prefix"]
+
+
+# transformers' own pipelines
+
+
+def test_each_head_serves_the_pipeline_of_its_task(tmp_path):
+    _, tokenizer = vanilla()
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.split_special_tokens = False  # else "<mask>" in a text is text
+    tokenizer.save_pretrained(tmp_path)
+    config = VanillaTransformerConfig.from_preset("tiny", vocab_size=len(tokenizer), hidden_size=16)
+    results = {}
+    for task, auto_class in {
+        "feature-extraction": transformers.AutoModel,
+        "text-generation": transformers.AutoModelForCausalLM,
+        "fill-mask": transformers.AutoModelForMaskedLM,
+        "text-classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+    }.items():
+        settings = config.to_dict() | ({"decoder_layers": 0} if task == "feature-extraction" else {})
+        auto_class.from_config(VanillaTransformerConfig(**settings)).save_pretrained(tmp_path)
+        pipe = pipeline(task, model=str(tmp_path), device="cpu")
+        text = f"the {tokenizer.mask_token} fox" if task == "fill-mask" else "the fox"
+        results[task] = pipe(text, **{"max_new_tokens": 4} if task == "text-generation" else {})
+    assert len(results["feature-extraction"][0][0]) == 16
+    assert results["text-generation"][0]["generated_text"].startswith("the fox")
+    assert len(results["fill-mask"]) == 5
+    assert 0 < results["text-classification"][0]["score"] < 1
+    assert {entity["entity"] for entity in results["token-classification"]} <= {"LABEL_0", "LABEL_1"}
 
 
 # Input that cannot be used

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -134,9 +135,17 @@ def test_errors_of_the_caller_are_one_line():
 @pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
 def test_two_processes(launcher, tmp_path):
     if launcher.startswith("torch"):
-        flags = ["--nproc-per-node", "2", "--master-port", "0"]
+        flags = ["--standalone", "--nproc-per-node", "2"]
     else:
-        flags = ["--cpu", "--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+        flags = [
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            free_port(),
+            "--mixed_precision",
+            "no",
+        ]
     words = [sys.executable, "-m", launcher, *flags, "recipes/seq2seq.py", QUICKSTART, *SMALL]
     done = subprocess.run(
         [*words, "--output_dir", str(tmp_path / "model")],
@@ -144,11 +153,18 @@ def test_two_processes(launcher, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["updates"] == 2
     assert len((tmp_path / "model" / "translations.jsonl").read_text().splitlines()) == 6
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
 
 
 def environment() -> dict[str, str]:

@@ -150,7 +150,80 @@ class Contract(common.ModelTesterMixin):
         self.config_tester.run_common_tests()
 
 
-class Seq2SeqTest(Contract, GenerationTesterMixin, unittest.TestCase):
+class GenerationContract(GenerationTesterMixin):
+    """The main points of transformers' generation tests, of which its source distribution has none."""
+
+    def models_and_inputs(self):
+        for model_class in self.all_generative_model_classes:
+            torch.manual_seed(0)
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            model = model_class(config).eval()
+            model.generation_config.eos_token_id = None  # every sequence gets its full length
+            with self.subTest(model_class.__name__):
+                yield model, inputs["input_ids"][:2]
+
+    def test_generate_returns_all_that_is_asked_for(self):
+        for model, ids in self.models_and_inputs():
+            model.set_attn_implementation("eager")
+            for settings in ({}, {"do_sample": True}, {"num_beams": 3}):
+                asked = ("scores", "logits", "attentions", "hidden_states")
+                output = model.generate(
+                    ids,
+                    max_new_tokens=4,
+                    return_dict_in_generate=True,
+                    **{f"output_{name}": True for name in asked},
+                    **settings,
+                )
+                rows, heads = 2 * settings.get("num_beams", 1), model.config.num_attention_heads
+                prompt = output.sequences.shape[1] - 4
+                self.assertEqual(prompt, 1 if self.is_encoder_decoder else ids.shape[1])
+                kind = "decoder_" * self.is_encoder_decoder
+                for scores in (output.scores, output.logits):
+                    self.assertEqual([s.shape for s in scores], [(rows, model.config.vocab_size)] * 4)
+                for step, attentions in enumerate(output[f"{kind}attentions"]):
+                    new, seen = (prompt if step == 0 else 1), prompt + step
+                    self.assertEqual([a.shape for a in attentions], [(rows, heads, new, seen)] * 2)
+                for states in output[f"{kind}hidden_states"]:
+                    self.assertEqual(len(states), 3)  # two layers and the embeddings
+                if self.is_encoder_decoder:
+                    self.assertEqual(output.cross_attentions[-1][0].shape, (rows, heads, 1, ids.shape[1]))
+                    self.assertEqual(len(output.encoder_hidden_states), 3)
+
+    def test_sampling_repeats_with_its_seed(self):
+        for model, ids in self.models_and_inputs():
+            drawn = []
+            for seed in (0, 0, 1):
+                torch.manual_seed(seed)
+                drawn.append(model.generate(ids, do_sample=True, max_new_tokens=8, num_return_sequences=2))
+            self.assertEqual(drawn[0].shape[0], 4)
+            self.assertTrue(torch.equal(drawn[0], drawn[1]))
+            self.assertFalse(torch.equal(drawn[0], drawn[2]))
+
+    def test_looking_up_the_prompt_changes_no_token(self):
+        for model, ids in self.models_and_inputs():
+            greedy = model.generate(ids[:1], max_new_tokens=8)
+            looked_up = model.generate(ids[:1], max_new_tokens=8, prompt_lookup_num_tokens=2)
+            self.assertTrue(torch.equal(looked_up, greedy))
+
+    def test_generation_goes_on_from_a_cache(self):
+        for model, ids in self.models_and_inputs():
+            whole = model.generate(ids, max_new_tokens=6)
+            part = model.generate(ids, max_new_tokens=3, return_dict_in_generate=True)
+            prompt = {"input_ids": part.sequences}
+            if self.is_encoder_decoder:
+                prompt = {"input_ids": ids, "decoder_input_ids": part.sequences}
+            rest = model.generate(**prompt, past_key_values=part.past_key_values, max_new_tokens=3)
+            self.assertTrue(torch.equal(rest, whole))
+
+    def test_generation_from_embeddings_equals_that_from_ids(self):
+        for model, ids in self.models_and_inputs():
+            new = model.generate(ids, max_new_tokens=5, num_beams=2)[:, -5:]
+            embeddings = model.get_input_embeddings()(ids)
+            given = model.generate(inputs_embeds=embeddings, max_new_tokens=5, num_beams=2)
+            self.assertTrue(torch.equal(given[:, -5:], new))
+
+
+class Seq2SeqTest(Contract, GenerationContract, unittest.TestCase):
     model_tester_class = Seq2SeqTester
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForConditionalGeneration)
     is_encoder_decoder = True
@@ -167,7 +240,7 @@ class EncoderTest(Contract, unittest.TestCase):
     )
 
 
-class DecoderTest(Contract, TrainingTesterMixin, GenerationTesterMixin, unittest.TestCase):
+class DecoderTest(Contract, TrainingTesterMixin, GenerationContract, unittest.TestCase):
     model_tester_class = DecoderTester
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForCausalLM)
 

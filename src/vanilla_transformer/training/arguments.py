@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
@@ -138,6 +139,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
         super().__post_init__()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else torch warns at every epoch
         if schedule == "noam":
             self.lr_scheduler_type = schedule
         if optimizer == "adam":

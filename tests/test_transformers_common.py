@@ -211,7 +211,13 @@ class GenerationContract(GenerationTesterMixin):
             part = model.generate(ids, max_new_tokens=3, return_dict_in_generate=True)
             prompt = {"input_ids": part.sequences}
             if self.is_encoder_decoder:
-                prompt = {"input_ids": ids, "decoder_input_ids": part.sequences}
+                # Without the mask `generate` reads all of the prompt again, after what is cached of it.
+                mask = torch.ones_like(part.sequences)
+                prompt = {
+                    "input_ids": ids,
+                    "decoder_input_ids": part.sequences,
+                    "decoder_attention_mask": mask,
+                }
             rest = model.generate(**prompt, past_key_values=part.past_key_values, max_new_tokens=3)
             self.assertTrue(torch.equal(rest, whole))
 

@@ -96,6 +96,12 @@ def test_default_configuration_is_the_papers_base_model():
     assert config.to_dict() == VanillaTransformerConfig.from_preset("base").to_dict()
 
 
+def test_synonyms_count_before_anything_is_derived_from_them():
+    config = VanillaTransformerConfig(d_model=256, num_heads=4)
+    assert (config.hidden_size, config.head_dim, config.value_dim) == (256, 64, 64)
+    assert VanillaTransformerConfig.from_preset("tiny", d_model=64).head_dim == 16
+
+
 def test_row_b_changes_the_width_of_queries_and_keys_alone():
     config = VanillaTransformerConfig.from_preset("table3-B-head-dim-16")
     assert (config.head_dim, config.value_dim) == (16, 64)
@@ -113,6 +119,9 @@ def test_row_b_changes_the_width_of_queries_and_keys_alone():
         ({"norm_position": "middle"}, r"norm_position"),
         ({"activation": "rleu"}, r"activation='rleu'.*relu"),
         ({"vocab_size": "many"}, r"vocab_size"),
+        ({"max_position_embeddings": 0}, r"max_position_embeddings=0"),
+        ({"num_hidden_layers": 2}, r"encoder_layers and decoder_layers"),
+        ({"d_model": 30, "num_heads": 4}, r"hidden_size=30.*num_attention_heads=4"),
     ],
 )
 def test_an_invalid_configuration_cannot_exist(settings, message):
@@ -394,6 +403,13 @@ def test_resizing_keeps_the_matrices_tied_and_the_old_words(batch):
     assert model(**batch).logits.shape[-1] == VOCABULARY + 5
 
 
+def test_resizing_untied_matrices_resizes_all_three():
+    model = random_model(tie_word_embeddings=False)
+    model.resize_token_embeddings(VOCABULARY + 5)
+    new_word = torch.tensor([[VOCABULARY + 4]])
+    assert model(input_ids=new_word, labels=new_word).logits.shape[-1] == VOCABULARY + 5
+
+
 def test_weights_move_between_heads(tmp_path):
     model = random_model()
     model.save_pretrained(tmp_path)
@@ -476,3 +492,5 @@ def test_a_text_past_the_learned_positions_is_refused():
     model = random_model(position_embedding_type="learned", max_position_embeddings=8)
     with pytest.raises(ValueError, match="9 tokens.*max_position_embeddings=8"):
         model(input_ids=torch.full((1, 9), 5), labels=torch.full((1, 3), 5))
+    with pytest.raises(ValueError, match="9 tokens.*max_position_embeddings=8"):
+        model.generate(torch.full((1, 3), 5), max_new_tokens=20, min_new_tokens=20)

@@ -323,6 +323,18 @@ def test_interrupt_saves_then_resumes_to_the_same_end(tmp_path, capfd, strategy)
     assert names == ["checkpoint-6", "checkpoint-9"]
 
 
+def test_resuming_a_finished_run_trains_nothing_and_gives_its_weights(tmp_path):
+    saving = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, **BUDGET}
+    trainer = trainer_of(tmp_path, **saving)
+    trainer.train()
+    weights = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    again = trainer_of(tmp_path, model=build("seq2seq", dropout=0.5), **saving)
+    output = again.train(resume_from_checkpoint=True)
+    assert output.global_step == again.state.global_step == 4
+    assert_same_weights(again.model.state_dict(), weights)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_second_interrupt_stops_at_once(tmp_path):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     callback = At(5, lambda: [(signal.raise_signal(signal.SIGINT), time.sleep(1.1)) for _ in range(2)])

@@ -138,6 +138,12 @@ class VanillaTransformerConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = 0
 
     def __post_init__(self, **kwargs):
+        if "num_hidden_layers" in kwargs:
+            raise ValueError(
+                "num_hidden_layers says nothing of two stacks: give encoder_layers and decoder_layers"
+            )
+        for synonym in self.attribute_map.keys() & kwargs.keys():  # before anything is derived from them
+            setattr(self, synonym, kwargs.pop(synonym))
         if self.head_dim is None or self.value_dim is None:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
@@ -149,7 +155,6 @@ class VanillaTransformerConfig(PreTrainedConfig):
             self.head_dim = head_width if self.head_dim is None else self.head_dim
             self.value_dim = head_width if self.value_dim is None else self.value_dim
         self.is_encoder_decoder = self.encoder_layers > 0 and self.decoder_layers > 0
-        kwargs.pop("num_hidden_layers", None)
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("custom_pipelines", None)  # this package has registered its own, which need no trust
         super().__post_init__(**kwargs)
@@ -182,6 +187,7 @@ class VanillaTransformerConfig(PreTrainedConfig):
             "num_attention_heads",
             "head_dim",
             "value_dim",
+            "max_position_embeddings",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

@@ -28,17 +28,20 @@ class TokenEmbedding(nn.Embedding):
 class SinusoidalPositions(nn.Module):
     """Adds sinusoids to `(batch, length, width)` vectors; holds no weights and has no longest position."""
 
-    def forward(self, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, positions: torch.Tensor, end: int = 0) -> torch.Tensor:
         return (states + sinusoids(positions, states.shape[-1])).to(states.dtype)
 
 
 class LearnedPositions(nn.Embedding):
-    """Adds a learned vector for each position (Table 3, row E); positions end at the table's last row."""
+    """Adds a learned vector for each position (Table 3, row E); positions end at the table's last row.
 
-    def forward(self, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if positions.shape[-1] > self.num_embeddings:
+    `end` is one past the last position, where that is known without reading `positions` off the device.
+    """
+
+    def forward(self, states: torch.Tensor, positions: torch.Tensor, end: int = 0) -> torch.Tensor:
+        if (end := max(end, positions.shape[-1])) > self.num_embeddings:
             raise ValueError(
-                f"the input has {positions.shape[-1]} tokens, but max_position_embeddings="
+                f"the input has {end} tokens, but max_position_embeddings="
                 f"{self.num_embeddings}; shorten it, or train with a larger max_position_embeddings"
             )
         return states + super().forward(positions)

@@ -240,10 +240,10 @@ class PaperGenerationMixin(GenerationMixin):
             )
         if beta is not None and not (isinstance(beta, (int, float)) and beta >= 0):
             raise ValueError(f"coverage_penalty={beta!r} must be a number and not negative")
-        if beta and (kind is None or not self.config.is_encoder_decoder):
+        if beta and not (uses_own_search(settings) and self.config.is_encoder_decoder):
             raise ValueError(
-                f"coverage_penalty={beta} needs length_penalty_type='gnmt' (here {kind!r}) and a model with "
-                f"encoder and decoder (here {type(self).__name__})"
+                f"coverage_penalty={beta} needs length_penalty_type='gnmt' (here {kind!r}), num_beams > 1 "
+                f"(here {settings.num_beams}) and encoder and decoder (here {type(self).__name__})"
             )
         if extra is not None and not (isinstance(extra, int) and extra >= 0):
             raise ValueError(f"max_extra_tokens={extra!r} must be a whole number and not negative")

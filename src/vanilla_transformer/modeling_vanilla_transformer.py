@@ -100,11 +100,14 @@ class TextDecoder(Decoder):
             past_key_values = None
         elif past_key_values is None:
             past_key_values = new_cache(self.config)
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        end = (
+            past_length + states.shape[1] if isinstance(past_length, int) else 0
+        )  # a static cache's is a tensor
         if position_ids is None:
-            past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = (torch.arange(states.shape[1], device=states.device) + past_length)[None]
         return super().forward(
-            self.embed_positions(states, position_ids),
+            self.embed_positions(states, position_ids, end),
             attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,

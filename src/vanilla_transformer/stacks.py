@@ -31,6 +31,14 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def _resize_token_embeddings(self, *args, **kwargs):
+        """transformers resizes the encoder's embeddings and the output's; the decoder's may be others."""
+        resized = super()._resize_token_embeddings(*args, **kwargs)
+        if self.config.is_encoder_decoder and not self.config.tie_word_embeddings:
+            decoder = self.base_model.decoder
+            decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, resized.num_embeddings)
+        return resized
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Xavier for matrices; embeddings of variance 1 / d_model, so that scaled by √d_model they meet

@@ -114,6 +114,12 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "help": "Average the checkpoints that are best by metric_for_best_model, not the last ones."
         },
     )
+    use_cache: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether the saved model keeps keys and values when it decodes. Training never does."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={

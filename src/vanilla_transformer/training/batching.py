@@ -141,7 +141,8 @@ class Budget:
                 raise ValueError(
                     f"example {first + index}, of {source[index]} source and {target[index]} target tokens, "
                     f"does not fit a batch of max_{side}_tokens={limit}{also}: raise max_{side}_tokens to "
-                    f"{lengths.max()} or more, or leave out or shorten what is longer"
+                    f"{lengths.max()} or more (and tokens_per_update, where a device's share of it is less), "
+                    "or leave out or shorten what is longer"
                 )
 
     def cut(self, source, target):

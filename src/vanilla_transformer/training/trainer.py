@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Seq2SeqTrainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     SaveStrategy,
+    TrainOutput,
     get_last_checkpoint,
     rotate_checkpoints,
     sort_checkpoints,
@@ -87,14 +89,31 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
                 f"output_dir holds {earlier} of an earlier run, which this one would delete or mix with "
                 f"its own: go on with resume_from_checkpoint={earlier}, or choose another output_dir"
             )
+        checkpoint = earlier if resume_from_checkpoint is True else resume_from_checkpoint
         with self.interrupt:
-            output = super().train(resume_from_checkpoint, **kwargs)
+            if checkpoint and self._is_complete(checkpoint):
+                output = self._restore(checkpoint)
+            else:
+                output = super().train(resume_from_checkpoint, **kwargs)
         if self.interrupt.signal:
             self._tell(self._how_to_go_on())
             raise TrainingInterrupted(self.interrupt.signal)
         if args.average_checkpoints:
             output.metrics.update(self.average())
         return output
+
+    def _is_complete(self, checkpoint: str) -> bool:
+        """Whether all updates were made; transformers, which looks after an update, would make one more."""
+        state = Path(checkpoint, TRAINER_STATE_NAME)
+        return state.is_file() and 0 < self.args.max_steps <= TrainerState.load_from_json(state).global_step
+
+    def _restore(self, checkpoint: str) -> TrainOutput:
+        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(Path(checkpoint, TRAINER_STATE_NAME))
+        done = self.state.global_step
+        self._tell(f"{checkpoint} is at update {done} of {self.args.max_steps}: nothing is left to train")
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        return TrainOutput(done, losses[-1] if losses else math.nan, {})
 
     def _last_checkpoint(self) -> str | None:
         folder = self.args.output_dir

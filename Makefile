@@ -56,6 +56,9 @@ transformers-tests: $(CONTRACT_READY) ## Fetch transformers' own model tests int
 
 .PHONY: quickstart
 quickstart: $(READY) ## Train a small English-Spanish model from scratch, score it, translate
+	@if test -e outputs/quickstart; then \
+		earlier=outputs/quickstart-$$(date +%Y%m%d-%H%M%S); mv outputs/quickstart $$earlier; \
+		echo "The earlier quickstart is now in $$earlier."; fi
 	$(BIN)/python recipes/seq2seq.py $(QUICKSTART)
 
 .PHONY: test

@@ -5,22 +5,19 @@ torchrun --nproc-per-node 8 recipes/seq2seq.py recipes/translation/wmt14_en_de_b
 accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py recipes/translation/...
 """
 
-import json
 import logging
 import shlex
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from huggingface_hub import upload_folder
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
-from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerTokenizer
 from vanilla_transformer.generation import paper_generation_config
 from vanilla_transformer.model_card import write_model_card
-from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
@@ -28,7 +25,8 @@ from vanilla_transformer.training import (
     translation_metrics,
 )
 from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits, text_columns
-from vanilla_transformer.training.settings import InputError, checkpoint_to_resume, parse
+from vanilla_transformer.training.results import write_results, write_translations
+from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
 
 logger = logging.getLogger("seq2seq")
 
@@ -49,13 +47,11 @@ def main():
     model_settings, data, decoding, args = settings()
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
-    checkpoint = checkpoint_to_resume(args)
+    checkpoint = prepare_output_dir(args)
 
-    with args.main_process_first(desc="reading and encoding the data"):
+    with args.main_process_first(desc="reading the data"):
         splits = load_splits(data)
         tokenizer = get_tokenizer(data, splits["train"], args, checkpoint)
-        encoded = encode_splits(splits, tokenizer, data)
-
     config = VanillaTransformerConfig.from_preset(
         model_settings.get("preset", "base"),
         **{name: value for name, value in model_settings.items() if name != "preset"},
@@ -65,6 +61,9 @@ def main():
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.bos_token_id,
     )
+    with args.main_process_first(desc="encoding the data"):
+        encoded = encode_splits(splits, tokenizer, data, longest=config.max_position_embeddings)
+
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config = paper_generation_config(config)
     model.generation_config.update(
@@ -97,42 +96,40 @@ def main():
         "target_tokens_per_second": float(np.mean(speeds or [0])),
         **trained.metrics,
     }
-    held_out = next((name for name in ("test", "validation") if name in splits), None)
     scores = {}
-    if held_out:
-        texts = encoded[held_out]["target"]
-        trainer.compute_metrics = translation_metrics(tokenizer, texts, lowercase=data.lowercase)
+    if held_out := next((name for name in ("test", "validation") if name in splits), None):
+        split = encoded[held_out]
+        trainer.compute_metrics = translation_metrics(tokenizer, split["target"], lowercase=data.lowercase)
         args.predict_with_generate = True
-        scored = trainer.predict(encoded[held_out], metric_key_prefix=held_out, num_beams=decoding.num_beams)
+        scored = trainer.predict(split, metric_key_prefix=held_out, num_beams=decoding.num_beams)
         scores = scored.metrics
     results |= scores | {"minutes": (time.perf_counter() - began) / 60}
 
-    if not trainer.is_world_process_zero():
-        return
-    if held_out:
-        write_translations(encoded[held_out], scored.predictions, tokenizer, args.output_dir)
-    Path(args.output_dir, "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    shown = ("max_steps", "warmup_steps", "noam_factor", "max_source_tokens", "max_target_tokens", "seed")
-    write_model_card(
-        args.output_dir,
-        task="translation",
-        data=f"{data.described()}, {len(splits['train']):,} pairs"
-        if not data.streaming
-        else data.described(),
-        results=scores
-        and {held_out: {name.removeprefix(f"{held_out}_"): value for name, value in scores.items()}},
-        settings=model_settings | {name: getattr(args, name) for name in shown},
-        languages=[data.source_lang, data.target_lang],
-        command=shlex.join(["python", *sys.argv]),
-    )
-    if args.push_to_hub:
-        left_here = ["checkpoint-*", "unfinished/*"]
-        upload_folder(repo_id=trainer.hub_model_id, folder_path=args.output_dir, ignore_patterns=left_here)
-    report(results, args.output_dir)
+    if trainer.is_world_process_zero():
+        if held_out:
+            write_translations(split, scored.predictions, tokenizer, args.output_dir)
+        write_results(results, args.output_dir, "translation", "translation_text")
+        rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
+        shown = ("max_steps", "lr_scheduler_type", rate, "warmup_steps", "max_target_tokens", "seed")
+        write_model_card(
+            args.output_dir,
+            task="translation",
+            data=data.described(),
+            results={held_out: {name.removeprefix(f"{held_out}_"): score for name, score in scores.items()}},
+            settings=model_settings | {name: getattr(args, name) for name in shown},
+            languages=filter(None, (data.source_lang, data.target_lang)),
+            command=shlex.join(["python", *sys.argv]),
+        )
+        if args.push_to_hub:
+            upload_folder(
+                repo_id=trainer.hub_model_id,
+                folder_path=args.output_dir,
+                ignore_patterns=["checkpoint-*", "unfinished/*"],
+                token=args.hub_token,
+            )
 
 
 def settings(argv: list[str] | None = None) -> tuple:
-    """The `model:` block, then an instance of each class."""
     return parse(
         VanillaTransformerConfig,
         DataArguments,
@@ -151,32 +148,6 @@ def get_tokenizer(data, train_split, args, checkpoint):
         tokenizer = VanillaTransformerTokenizer.train(columns, data.vocab_size, lowercase=data.lowercase)
         tokenizer.save_pretrained(args.output_dir)
     return AutoTokenizer.from_pretrained(stored or args.output_dir)
-
-
-def write_translations(split, predictions, tokenizer, output_dir: str):
-    """translations.jsonl in the order of the data, and a few of them on the screen."""
-    ids = np.where(predictions < 0, tokenizer.pad_token_id, predictions)
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    rows = sorted(zip(split["row"], split["source"], split["target"], texts))
-    with open(Path(output_dir, "translations.jsonl"), "w", encoding="utf-8") as file:
-        for _, source, reference, text in rows:
-            line = {"source": source, "reference": reference, "translation": text}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    for _, source, reference, text in rows[:: max(1, len(rows) // 5)][:5]:
-        print(f"\n  source       {source}\n  reference    {reference}\n  translation  {text}")
-
-
-def report(results: dict, output_dir: str):
-    """What came out, and how to use it."""
-    for name, value in results.items():
-        print(f"{name:32} {value:,.2f}" if isinstance(value, float) else f"{name:32} {value}")
-    print(
-        f"\nThe model is in {output_dir}. To translate with it:\n\n"
-        "    import vanilla_transformer\n"
-        "    from transformers import pipeline\n\n"
-        f'    translate = pipeline("translation", model="{output_dir}")\n'
-        '    print(translate("...")[0]["translation_text"])\n'
-    )
 
 
 if __name__ == "__main__":

@@ -290,14 +290,14 @@ def tokenizer():
     return VanillaTransformerTokenizer.train([["a b c d e f g h"] * 4], vocab_size=267, show_progress=False)
 
 
-def test_long_pairs_leave_training_and_are_cut_in_evaluation(tokenizer, caplog):
+def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
     long = "a b c d e f g h " * 3
     pairs = {"source": ["a b", long, "a b c", "h"], "target": ["a", "b", long, "c"]}
     splits = {"train": Dataset.from_dict(pairs), "validation": Dataset.from_dict(pairs)}
     data = DataArguments(
         dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=6, max_target_length=8
     )
-    encoded = encode_splits(splits, tokenizer, data)
+    encoded = encode_splits(splits, tokenizer, data, longest=20)
 
     assert encoded["train"].column_names == ["input_ids", "labels"]
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["train"]["input_ids"]] == [
@@ -308,21 +308,21 @@ def test_long_pairs_leave_training_and_are_cut_in_evaluation(tokenizer, caplog):
 
     held_out = encoded["validation"]
     assert sorted(held_out["row"]) == [0, 1, 2, 3]
-    assert "cut 1 of 4 validation sources to max_source_length=6" in caplog.text
+    assert "validation: cut 1 of 4 sources to 20 tokens" in caplog.text
     for row in held_out:
         whole = tokenizer(row["source"])["input_ids"]
         assert row["source"] == pairs["source"][row["row"]]
-        assert row["input_ids"] == (whole if len(whole) <= 6 else whole[:5] + [tokenizer.eos_token_id])
+        assert row["input_ids"] == (whole if len(whole) <= 20 else whole[:19] + [tokenizer.eos_token_id])
         assert tokenizer.decode(row["labels"], skip_special_tokens=True) == row["target"]
     lengths = [len(ids) for ids in held_out["input_ids"]]
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_streamed_encoding_equals_whole(tokenizer):
-    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=150)
+def test_streamed_encoding_equals_whole(tokenizer, caplog):
+    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=130)
     whole = load_splits(data)["train"].take(50)
-    streamed = encode_splits({"train": whole.to_iterable_dataset()}, tokenizer, data)["train"]
-    assert list(streamed) == list(encode_splits({"train": whole}, tokenizer, data)["train"])
+    streamed = encode_splits({"train": whole.to_iterable_dataset()}, tokenizer, data, 1024)["train"]
+    assert list(streamed) == list(encode_splits({"train": whole}, tokenizer, data, 1024)["train"])
 
 
 def test_text_columns_give_both_sides():

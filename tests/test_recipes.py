@@ -99,6 +99,7 @@ def test_quickstart_from_data_to_pipeline(seq2seq, monkeypatch, tmp_path, capsys
     translate = pipeline("translation", model=str(folder))
     given = [line["source"] for line in lines]
     assert [out["translation_text"] for out in translate(given)] == [line["translation"] for line in lines]
+    assert "test" in (folder / "README.md").read_text()
     assert f'pipeline("translation", model="{folder}")' in capsys.readouterr().out
 
     with pytest.raises(InputError, match="resume_from_checkpoint"):

@@ -6,7 +6,7 @@ import pytest
 from transformers import Seq2SeqTrainingArguments
 
 from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.training.settings import InputError, parse
+from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
 
 
 @dataclass
@@ -114,3 +114,26 @@ def test_help_explains_every_key(capsys):
     assert "words" in text and "how many" in text and "d_model" in text
     for name in ("--names", "--count", "--model.hidden_size", "--model.preset", "--learning_rate"):
         assert f"\n  {name} " in text
+
+
+def test_a_run_goes_where_it_may_and_from_where_it_can(tmp_path):
+    def prepared(folder, **more):
+        return prepare_output_dir(Seq2SeqTrainingArguments(output_dir=str(folder), use_cpu=True, **more))
+
+    run = tmp_path / "outputs" / "run"
+    assert prepared(run) is None and run.is_dir()
+    with pytest.raises(InputError, match=f"no checkpoint in {run}"):
+        prepared(run, resume_from_checkpoint="true")
+    for step in (5, 10):
+        (run / f"checkpoint-{step}").mkdir()
+    assert prepared(run, resume_from_checkpoint="true") == f"{run}/checkpoint-10"
+    assert prepared(tmp_path / "new", resume_from_checkpoint=f"{run}/checkpoint-5") == f"{run}/checkpoint-5"
+    with pytest.raises(
+        InputError, match="holds an earlier run; go on from it with --resume_from_checkpoint true"
+    ):
+        prepared(run)
+    with pytest.raises(InputError, match="there is no folder nowhere"):
+        prepared(run, resume_from_checkpoint="nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/run cannot be written"):
+        prepared(tmp_path / "file" / "run")

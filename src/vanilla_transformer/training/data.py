@@ -79,14 +79,11 @@ class DataArguments:
     target_column: str | None = field(default=None, metadata={"help": "as source_column, for the target"})
     max_source_length: int = field(
         default=256,
-        metadata={
-            "help": "in tokens: longer pairs are left out of training, longer sources are cut in "
-            "evaluation; both are counted and reported"
-        },
+        metadata={"help": "in tokens: pairs with a longer source are left out of training, and counted"},
     )
     max_target_length: int = field(
         default=256,
-        metadata={"help": "in tokens: longer pairs are left out of training; references are never cut"},
+        metadata={"help": "in tokens: pairs with a longer target are left out of training, and counted"},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first pairs"})
     max_validation_samples: int | None = field(default=None, metadata={"help": "use only the first pairs"})
@@ -169,23 +166,30 @@ def load_splits(data: DataArguments) -> dict[str, Dataset | IterableDataset]:
 
 
 def encode_splits(
-    splits: dict[str, Dataset | IterableDataset], tokenizer: PreTrainedTokenizerBase, data: DataArguments
+    splits: dict[str, Dataset | IterableDataset],
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataArguments,
+    longest: int,
 ) -> dict[str, Dataset | IterableDataset]:
     """Token ids of both sides as `input_ids` and `labels`, each with </s> at its end.
 
     Training pairs beyond `max_source_length` or `max_target_length` tokens are left out. The other splits
-    keep every pair and its texts, with sources cut to `max_source_length`; they are ordered by length, and
-    `row` is the place of a pair before.
+    keep every pair, for a score is of all of them, with its texts; only a source of more than `longest`
+    tokens, the positions that the model has, is cut. They are ordered by length; `row` is the place before.
     """
     return {
         name: _encode_training(dataset, tokenizer, data)
         if name == "train"
-        else _encode_held_out(name, dataset, tokenizer, data)
+        else _encode_held_out(name, dataset, tokenizer, longest)
         for name, dataset in splits.items()
     }
 
 
 def _encode_training(dataset, tokenizer, data: DataArguments):
+    limits = f"max_source_length={data.max_source_length} or max_target_length={data.max_target_length}"
+    streaming = isinstance(dataset, IterableDataset)
+    skips = _Skips(f"left out %d training pairs with more tokens than {limits} so far") if streaming else None
+
     def encode(rows: dict) -> dict:
         sources, targets = _ids(rows, tokenizer)
         kept = [
@@ -193,9 +197,11 @@ def _encode_training(dataset, tokenizer, data: DataArguments):
             for source, target in zip(sources, targets)
             if len(source) <= data.max_source_length and len(target) <= data.max_target_length
         ]
+        if skips:
+            skips.add(len(sources) - len(kept))
         return {"input_ids": [source for source, _ in kept], "labels": [target for _, target in kept]}
 
-    if isinstance(dataset, IterableDataset):
+    if streaming:
         return dataset.map(encode, batched=True, remove_columns=["source", "target"])
     encoded = dataset.map(
         encode,
@@ -204,36 +210,25 @@ def _encode_training(dataset, tokenizer, data: DataArguments):
         num_proc=data.preprocessing_workers,
         desc="Encoding the training pairs",
     )
-    if len(encoded) < len(dataset):
-        limits = f"max_source_length={data.max_source_length} or max_target_length={data.max_target_length}"
-        if not len(encoded):
-            raise InputError(f"every training pair has more tokens than {limits}")
-        gone = len(dataset) - len(encoded)
-        logger.warning(
-            "left out %d of %d training pairs with more tokens than %s", gone, len(dataset), limits
-        )
+    if not len(encoded):
+        raise InputError(f"every training pair has more tokens than {limits}")
+    if gone := len(dataset) - len(encoded):
+        text = "left out %d of %d training pairs with more tokens than %s"
+        logger.warning(text, gone, len(dataset), limits)
     return encoded
 
 
-def _encode_held_out(name: str, dataset: Dataset, tokenizer, data: DataArguments) -> Dataset:
-    limit = data.max_source_length
-
+def _encode_held_out(name: str, dataset: Dataset, tokenizer, longest: int) -> Dataset:
     def encode(rows: dict, numbers: list[int]) -> dict:
         sources, targets = _ids(rows, tokenizer)
-        short = [source if len(source) <= limit else source[: limit - 1] + source[-1:] for source in sources]
-        return {
-            "input_ids": short,
-            "labels": targets,
-            "row": numbers,
-            "length": [len(ids) for ids in sources],
-        }
+        lengths = [len(source) for source in sources]
+        sources = [ids if len(ids) <= longest else ids[: longest - 1] + ids[-1:] for ids in sources]
+        return {"input_ids": sources, "labels": targets, "row": numbers, "length": lengths}
 
     encoded = dataset.map(encode, batched=True, with_indices=True, desc=f"Encoding the {name} pairs")
     lengths = np.array(encoded["length"])
-    if cut := int((lengths > limit).sum()):
-        logger.warning(
-            "cut %d of %d %s sources to max_source_length=%d tokens", cut, len(lengths), name, limit
-        )
+    if cut := int((lengths > longest).sum()):
+        logger.warning("%s: cut %d of %d sources to %d tokens", name, cut, len(lengths), longest)
     # By length, for batches with little padding; the longest first, so that memory fails at once or never.
     return encoded.select(np.argsort(-lengths, kind="stable")).remove_columns("length")
 
@@ -500,19 +495,30 @@ def _without_empty(dataset: Dataset | IterableDataset, where: str) -> Dataset | 
 
 
 class _StreamFilter:
-    """Leaves out pairs with an empty side, and says so at the 1st, 10th, 100th: a stream has no end."""
+    """Leaves out pairs with an empty side."""
 
     def __init__(self, where: str):
-        self.where = where
-        self.skipped = 0
+        self.skips = _Skips(f"{where}: skipped %d pairs with an empty side so far")
 
     def __call__(self, row: dict[str, str]) -> bool:
-        if row["source"].strip() and row["target"].strip():
-            return True
-        self.skipped += 1
-        if str(self.skipped).strip("0") == "1":
-            logger.warning("%s: skipped %d pairs with an empty side so far", self.where, self.skipped)
-        return False
+        empty = not (row["source"].strip() and row["target"].strip())
+        self.skips.add(empty)
+        return not empty
+
+
+class _Skips:
+    """Counts what is left out of a stream, and says so at the first and at each tenfold: it has no end."""
+
+    def __init__(self, message: str):
+        self.message = message
+        self.count = 0
+        self.told = 0
+
+    def add(self, number: int):
+        self.count += number
+        if number and self.count >= 10 * self.told:
+            self.told = self.count
+            logger.warning(self.message, self.count)
 
 
 def text_columns(dataset: Dataset | IterableDataset, limit: int | None = None) -> list[Iterator[str]]:

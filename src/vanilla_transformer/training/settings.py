@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import sys
+import tempfile
 import types
 import typing
 from pathlib import Path
@@ -72,18 +73,26 @@ def parse(
     return model, *instances
 
 
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """The folder that `resume_from_checkpoint` means: a path, or with `true` the last one in output_dir.
+def prepare_output_dir(args: TrainingArguments) -> str | None:
+    """Makes the folder of a run, and returns the checkpoint to go on from.
+
+    `resume_from_checkpoint` names it, or is `true`: the last one in output_dir.
 
     Raises:
-        InputError: the folder is not there, or output_dir holds another run that this one would mix with.
+        InputError: output_dir cannot be written or holds another run, or there is no such checkpoint.
     """
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.output_dir):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir: {args.output_dir} cannot be written: {error.strerror}") from error
+    last = get_last_checkpoint(args.output_dir)
     wanted = args.resume_from_checkpoint
     if wanted in (None, "false"):
         if last:
             raise InputError(
-                f"output_dir {args.output_dir} holds an earlier run: go on from it with "
+                f"output_dir: {args.output_dir} holds an earlier run; go on from it with "
                 "--resume_from_checkpoint true, or give another --output_dir"
             )
         return None

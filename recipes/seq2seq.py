@@ -26,7 +26,7 @@ from vanilla_transformer.training import (
 )
 from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits, text_columns
 from vanilla_transformer.training.results import write_results, write_translations
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.training.settings import parse, prepare_output_dir
 
 logger = logging.getLogger("seq2seq")
 
@@ -41,6 +41,12 @@ class DecodingArguments:
     alpha: float = field(default=0.6, metadata={"help": "of the length penalty ((5 + length) / 6)^alpha"})
     max_extra_tokens: int = field(default=50, metadata={"help": "longest output, in tokens beyond the input"})
 
+    def __post_init__(self):
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams={self.num_beams} must be at least 1")
+        if self.max_extra_tokens < 0:
+            raise ValueError(f"max_extra_tokens={self.max_extra_tokens} must not be negative")
+
 
 def main():
     began = time.perf_counter()
@@ -51,6 +57,8 @@ def main():
 
     with args.main_process_first(desc="reading the data"):
         splits = load_splits(data)
+        if data.streaming:  # as stored, a stream may hold one source of text after the other
+            splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
         tokenizer = get_tokenizer(data, splits["train"], args, checkpoint)
     config = VanillaTransformerConfig.from_preset(
         model_settings.get("preset", "base"),
@@ -114,8 +122,11 @@ def main():
         write_model_card(
             args.output_dir,
             task="translation",
-            data=data.described(),
-            results={held_out: {name.removeprefix(f"{held_out}_"): score for name, score in scores.items()}},
+            data=data.described() + ("" if data.streaming else f", {len(encoded['train']):,} pairs"),
+            results={held_out: {name.removeprefix(f"{held_out}_"): score for name, score in scores.items()}}
+            if held_out
+            else {},
+            model=args.hub_model_id if args.push_to_hub else None,
             settings=model_settings | {name: getattr(args, name) for name in shown},
             languages=filter(None, (data.source_lang, data.target_lang)),
             command=shlex.join(["python", *sys.argv]),
@@ -146,6 +157,7 @@ def get_tokenizer(data, train_split, args, checkpoint):
         logger.info("training a vocabulary of %d", data.vocab_size)
         columns = text_columns(train_split, data.max_tokenizer_samples)
         tokenizer = VanillaTransformerTokenizer.train(columns, data.vocab_size, lowercase=data.lowercase)
+        tokenizer.model_max_length = data.max_source_length  # longer texts are not in the training data
         tokenizer.save_pretrained(args.output_dir)
     return AutoTokenizer.from_pretrained(stored or args.output_dir)
 
@@ -153,5 +165,6 @@ def get_tokenizer(data, train_split, args, checkpoint):
 if __name__ == "__main__":
     try:
         main()
-    except InputError as error:
+    except (FloatingPointError, OSError, ValueError) as error:  # InputError among them
+        logger.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")

@@ -123,6 +123,12 @@ def test_null_values_are_empty_sides(tmp_path, caplog):
     assert "skipped 1 of 2" in caplog.text
 
 
+def test_a_csv_whose_first_row_is_too_wide_keeps_its_columns(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("en,de\na,b,c\nx,y\n")
+    assert rows(load_splits(given([str(path)]))["train"]) == [("a", "b"), ("x", "y")]
+
+
 # Each case: a function that writes files and gives DataArguments, and what the message must name.
 
 
@@ -174,6 +180,12 @@ def ragged_csv(folder):
     path = folder / "train.csv"
     path.write_text("en,de\na,b\na,b,c\n")
     return given([str(path)]), [str(path), "line 3"]
+
+
+def numbers_under_our_own_names(folder):
+    path = folder / "train.jsonl"
+    path.write_text('{"source": 1, "target": "x y"}\n')
+    return given([str(path)]), [str(path), "row 1", "'source'", "int"]
 
 
 def broken_parquet(folder):
@@ -232,6 +244,7 @@ def nothing_left(folder):
         mixed_types,
         broken_json,
         ragged_csv,
+        numbers_under_our_own_names,
         broken_parquet,
         not_utf8,
         missing_file,

@@ -304,7 +304,11 @@ def _read_files(name: str, patterns: list[str], streaming: bool) -> Dataset | It
     reader = readers.pop()
     options = {}
     if reader == "csv":
-        options = {"keep_default_na": False, "sep": "\t" if ".tsv" in Path(paths[0]).suffixes else ","}
+        options = {
+            "keep_default_na": False,
+            "index_col": False,
+            "sep": "\t" if ".tsv" in Path(paths[0]).suffixes else ",",
+        }
     for path in paths:
         if reader == "parquet":
             try:
@@ -421,8 +425,6 @@ def _two_columns(
 ) -> Dataset | IterableDataset:
     """Only `source` and `target`, checked to be text."""
     columns = dataset.column_names or list(next(iter(dataset), {}))
-    if {"source", "target"} == set(columns) and not (data.source_column or data.target_column):
-        return dataset  # parallel text
     if isinstance(dataset, IterableDataset):
         first = next(iter(dataset), None)
         if first is None:
@@ -445,12 +447,13 @@ def _two_columns(
             raise InputError(f"{where}, row {row}: {side}_column {column!r} holds {held}")
     if paths["source"] == paths["target"]:
         raise InputError(f"{where}: source and target are the same column, {paths['source']!r}")
-    return dataset.select_columns(list(paths.values())).rename_columns(
-        {path: side for side, path in paths.items()}
-    )
+    dataset = dataset.select_columns(list(paths.values()))
+    return dataset.rename_columns({path: side for side, path in paths.items() if path != side})
 
 
 def _column(side: str, columns: Iterable[str], where: str, data: DataArguments) -> str:
+    if {"source", "target"} == set(columns) and not (data.source_column or data.target_column):
+        return side  # parallel text, or rows that are called as we call them
     name = getattr(data, f"{side}_column") or getattr(data, f"{side}_lang")
     for candidate in (name, f"translation.{name}"):
         if candidate in columns:

@@ -89,14 +89,14 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
         raise InputError(f"output_dir: {args.output_dir} cannot be written: {error.strerror}") from error
     last = get_last_checkpoint(args.output_dir)
     wanted = args.resume_from_checkpoint
-    if wanted in (None, "false"):
+    if str(wanted).lower() in ("none", "false"):
         if last:
             raise InputError(
                 f"output_dir: {args.output_dir} holds an earlier run; go on from it with "
                 "--resume_from_checkpoint true, or give another --output_dir"
             )
         return None
-    if wanted != "true":
+    if wanted.lower() != "true":
         if not Path(wanted).is_dir():
             raise InputError(f"resume_from_checkpoint: there is no folder {wanted}")
         return wanted

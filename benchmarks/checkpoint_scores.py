@@ -4,7 +4,7 @@
 
 Every `--every`-th checkpoint is scored alone and as the average with the `--average` - 1 before it, on the
 validation split that is given (score the test split once, with the final model, which is the recipe's work).
-Minutes are the clock's since the run began, evaluations and whatever else the machine did included.
+Minutes are the clock's, evaluations and whatever else the machine did included.
 """
 
 import argparse
@@ -31,10 +31,12 @@ def translate(model, tokenizer, texts: list[str], batch_size: int) -> list[str]:
     return translations
 
 
-def minutes_until(checkpoint: Path, run: Path) -> float:
-    """Minutes from the run's first file, its tokenizer, to this checkpoint, as the clock ran."""
-    written = (checkpoint / "trainer_state.json").stat().st_mtime
-    return (written - (run / "tokenizer_config.json").stat().st_ctime) / 60
+def minutes_of(checkpoints: list[Path]) -> list[float]:
+    """Minutes of training up to each checkpoint, by when they were written and the pace of the first two."""
+    updates = [int(folder.name.rpartition("-")[2]) for folder in checkpoints]
+    written = [(folder / "trainer_state.json").stat().st_mtime for folder in checkpoints]
+    pace = (written[1] - written[0]) / (updates[1] - updates[0])
+    return [(moment - written[0] + pace * updates[0]) / 60 for moment in written]
 
 
 def main():
@@ -63,6 +65,7 @@ def main():
         texts = translate(model.eval(), tokenizer, rows[args.source], args.batch_size)
         return metric.compute(predictions=texts, references=rows[args.target])
 
+    minutes = minutes_of(checkpoints)
     print("| updates | minutes | BLEU | BLEU of the average |\n|---|---|---|---|")
     for end in range(args.every, len(checkpoints) + 1, args.every):
         last = checkpoints[end - 1]
@@ -72,8 +75,11 @@ def main():
             average_checkpoints(checkpoints[max(0, end - args.average) : end]), strict=False
         )
         averaged = score(model)
-        updates, minutes = last.name.rpartition("-")[2], minutes_until(last, args.run)
-        print(f"| {updates} | {minutes:.0f} | {alone['score']:.1f} | {averaged['score']:.1f} |", flush=True)
+        updates = last.name.rpartition("-")[2]
+        print(
+            f"| {updates} | {minutes[end - 1]:.0f} | {alone['score']:.1f} | {averaged['score']:.1f} |",
+            flush=True,
+        )
     print(f"\n{alone['signature']}")
 
 

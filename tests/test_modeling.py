@@ -255,6 +255,19 @@ def test_hidden_states_and_attentions_are_those_of_the_layers(batch):
         assert weights.triu(1).abs().max() == 0
 
 
+@torch.no_grad()
+def test_scores_are_divided_by_the_root_of_the_keys_width():
+    attention = random_model(head_dim=4, value_dim=12).model.encoder.layers[0].self_attn
+    attention.config._attn_implementation = "eager"
+    states = torch.randn(1, 5, WIDTH)
+    query, key = (
+        projection(states)[0].unflatten(-1, (-1, 4)).transpose(0, 1)  # (heads, length, head_dim)
+        for projection in (attention.q_proj, attention.k_proj)
+    )
+    expected = (query @ key.transpose(1, 2) / 2).softmax(-1)  # √4
+    torch.testing.assert_close(attention(states)[1][0], expected)
+
+
 # --- the loss and its gradients
 
 
@@ -406,8 +419,8 @@ def test_resizing_keeps_the_matrices_tied_and_the_old_words(batch):
 def test_resizing_untied_matrices_resizes_all_three():
     model = random_model(tie_word_embeddings=False)
     model.resize_token_embeddings(VOCABULARY + 5)
-    new_word = torch.tensor([[VOCABULARY + 4]])
-    assert model(input_ids=new_word, labels=new_word).logits.shape[-1] == VOCABULARY + 5
+    new_words = torch.tensor([[VOCABULARY + 4, VOCABULARY + 4]])  # the decoder reads the first of them
+    assert model(input_ids=new_words, labels=new_words).logits.shape[-1] == VOCABULARY + 5
 
 
 def test_weights_move_between_heads(tmp_path):

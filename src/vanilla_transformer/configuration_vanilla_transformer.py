@@ -1,6 +1,6 @@
-"""Configuration of the text models, and the paper's variations on its base model by name."""
+"""Configurations: what all layers read, and what text, images and detection add; presets by name."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -53,57 +53,46 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-
-# The class that each Auto class takes from a folder that carries its code along.
-AUTO_MAP = {
-    "AutoConfig": "configuration_vanilla_transformer.VanillaTransformerConfig",
-    **{
-        auto_class: f"modeling_vanilla_transformer.VanillaTransformer{head}"
-        for auto_class, head in {
-            "AutoModel": "Model",
-            "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-            "AutoModelForCausalLM": "ForCausalLM",
-            "AutoModelForMaskedLM": "ForMaskedLM",
-            "AutoModelForSequenceClassification": "ForSequenceClassification",
-            "AutoModelForTokenClassification": "ForTokenClassification",
-            "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-        }.items()
+VISION_PRESETS: dict[str, dict] = {
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "encoder_layers": 3,
     },
+    "base": {},
+}
+
+DETECTION_PRESETS: dict[str, dict] = {
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+    },
+    "base": {},
 }
 
 
-@strict
-class VanillaTransformerConfig(PreTrainedConfig):
-    r"""The Transformer of "Attention Is All You Need"; `VanillaTransformerConfig()` is its base model.
-
-    A stack with 0 layers is absent: `decoder_layers=0` is an encoder (classification, masked language
-    modelling), `encoder_layers=0` a decoder (language modelling).
+class LayersConfig(PreTrainedConfig):
+    """What the layers and stacks read, whatever the task; the base of every configuration here.
 
     Args:
-        vocab_size: words shared by source, target and output.
         hidden_size: d_model, the width of every vector between layers.
         intermediate_size: d_ff, the inner width of the feed-forward networks.
         num_attention_heads: h.
         head_dim: d_k, the width of one head's queries and keys; `hidden_size // num_attention_heads` if None.
         value_dim: d_v, the width of one head's values; `hidden_size // num_attention_heads` if None.
         encoder_layers, decoder_layers: N of either stack; 0 leaves the stack out.
-        dropout: P_drop, on each sublayer's output and on the sums of embeddings and positions (section 5.4).
+        dropout: P_drop, on each sublayer's output and on what enters the stacks (section 5.4).
         norm_position: "post" normalises the sum of residual and sublayer as the paper does; "pre" normalises
             each sublayer's input and, once more, the stack's output.
+        norm_type: "layer", as in the paper, or "batch", with the statistics of a batch's real tokens.
         activation: inside the feed-forward network; any name of `transformers.activations.ACT2FN`.
-        position_embedding_type: "sinusoidal" (section 3.5), or "learned" (Table 3, row E).
-        max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
-            length up to which inputs are meant to go.
-        tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
-        layer_norm_eps: added to the variance in layer normalisation.
-        use_cache: whether the decoder returns its keys and values, so that generation computes each once.
-
-    Raises:
-        ValueError: naming the values, when they do not fit together.
+        layer_norm_eps: added to the variance in normalisation.
     """
 
-    model_type = "vanilla_transformer"
-    keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {
         "d_model": "hidden_size",
         "d_ff": "intermediate_size",
@@ -115,8 +104,9 @@ class VanillaTransformerConfig(PreTrainedConfig):
         "activation_function": "activation",
         "hidden_act": "activation",
     }
+    presets: ClassVar[dict[str, dict]] = {}
+    code: ClassVar[dict[str, str]] = {}  # Auto class -> the class that it takes from a folder with code
 
-    vocab_size: int = 37000
     hidden_size: int = 512
     intermediate_size: int = 2048
     num_attention_heads: int = 8
@@ -126,16 +116,9 @@ class VanillaTransformerConfig(PreTrainedConfig):
     decoder_layers: int = 6
     dropout: float | int = 0.1
     norm_position: Literal["post", "pre"] = "post"
+    norm_type: Literal["layer", "batch"] = "layer"
     activation: str = "relu"
-    position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_position_embeddings: int = 1024
-    tie_word_embeddings: bool = True
     layer_norm_eps: float = 1e-5
-    use_cache: bool = True
-    bos_token_id: int | None = 0
-    pad_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 0
 
     def __post_init__(self, **kwargs):
         if "num_hidden_layers" in kwargs:
@@ -160,11 +143,11 @@ class VanillaTransformerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_preset(cls, name: str, **overrides) -> "VanillaTransformerConfig":
-        """The named entry of `PRESETS`, with any field overridden; raises ValueError for an unknown name."""
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **overrides})
+    def from_preset(cls, name: str, **overrides):
+        """The entry of `presets` with that name, overridden; raises ValueError for an unknown name."""
+        if name not in cls.presets:
+            raise ValueError(f"unknown preset {name!r}; there are {', '.join(cls.presets)}")
+        return cls(**{**cls.presets[name], **overrides})
 
     @property
     def num_hidden_layers(self) -> int:
@@ -179,25 +162,15 @@ class VanillaTransformerConfig(PreTrainedConfig):
         else:
             self.decoder_layers = layers
 
-    def validate_sizes(self):
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_attention_heads",
-            "head_dim",
-            "value_dim",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+    def validate_layers(self):
+        require_positive(
+            self, "hidden_size", "intermediate_size", "num_attention_heads", "head_dim", "value_dim"
+        )
         for name in ("encoder_layers", "decoder_layers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.encoder_layers + self.decoder_layers == 0:
             raise ValueError("encoder_layers=0 and decoder_layers=0 leave no model")
-        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
 
     def validate_activation(self):
         if self.activation not in ACT2FN:
@@ -208,4 +181,135 @@ class VanillaTransformerConfig(PreTrainedConfig):
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
 
 
-__all__ = ["PRESETS", "VanillaTransformerConfig"]
+def require_positive(config: PreTrainedConfig, *names: str):
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
+
+
+@strict
+class VanillaTransformerConfig(LayersConfig):
+    r"""The Transformer of "Attention Is All You Need"; `VanillaTransformerConfig()` is its base model.
+
+    A stack with 0 layers is absent: `decoder_layers=0` is an encoder (classification, masked language
+    modelling), `encoder_layers=0` a decoder (language modelling). Besides the fields of `LayersConfig`:
+
+    Args:
+        vocab_size: words shared by source, target and output.
+        position_embedding_type: "sinusoidal" (section 3.5), or "learned" (Table 3, row E).
+        max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
+            length up to which inputs are meant to go.
+        tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
+        use_cache: whether the decoder returns its keys and values, so that generation computes each once.
+
+    Raises:
+        ValueError: naming the values, when they do not fit together.
+    """
+
+    model_type = "vanilla_transformer"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    presets = PRESETS
+    code = {
+        auto_class: f"modeling_vanilla_transformer.VanillaTransformer{head}"
+        for auto_class, head in {
+            "AutoModel": "Model",
+            "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+            "AutoModelForCausalLM": "ForCausalLM",
+            "AutoModelForMaskedLM": "ForMaskedLM",
+            "AutoModelForSequenceClassification": "ForSequenceClassification",
+            "AutoModelForTokenClassification": "ForTokenClassification",
+            "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+        }.items()
+    }
+
+    vocab_size: int = 37000
+    position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    pad_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 0
+
+    def validate_words(self):
+        require_positive(self, "vocab_size", "max_position_embeddings")
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
+
+
+@strict
+class VanillaTransformerVisionConfig(LayersConfig):
+    """Images as sequences of patches (Dosovitskiy et al. 2021, ViT); the default is its ViT-B/16.
+
+    Besides the fields of `LayersConfig`:
+
+    Args:
+        image_size: height and width in pixels of the images that positions are made for.
+        patch_size: height and width in pixels of a patch, a "word" of the image.
+        num_channels: of the images, 3 for RGB.
+
+    Raises:
+        ValueError: naming the values, when they do not fit together.
+    """
+
+    model_type = "vanilla_transformer_vision"
+    presets = VISION_PRESETS
+    code = {
+        "AutoModel": "modeling_vanilla_transformer_vision.VanillaTransformerVisionModel",
+        "AutoModelForImageClassification": (
+            "modeling_vanilla_transformer_vision.VanillaTransformerVisionForImageClassification"
+        ),
+    }
+
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
+    encoder_layers: int = 12
+    decoder_layers: int = 0
+    dropout: float | int = 0.0
+    norm_position: Literal["post", "pre"] = "pre"
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+
+
+@strict
+class VanillaTransformerDetectionConfig(LayersConfig):
+    """Objects as the words that a decoder writes about an image (Carion et al. 2020, DETR).
+
+    Besides the fields of `LayersConfig`:
+
+    Args:
+        num_queries: object queries, the most objects that can be found in an image.
+
+    Raises:
+        ValueError: naming the values, when they do not fit together.
+    """
+
+    model_type = "vanilla_transformer_detection"
+    presets = DETECTION_PRESETS
+    code = {
+        "AutoModelForObjectDetection": (
+            "modeling_vanilla_transformer_detection.VanillaTransformerDetectionForObjectDetection"
+        ),
+    }
+
+    num_channels: int = 3
+    num_queries: int = 100
+    hidden_size: int = 256
+    intermediate_size: int = 2048
+    norm_position: Literal["post", "pre"] = "pre"
+
+
+__all__ = [
+    "DETECTION_PRESETS",
+    "PRESETS",
+    "VISION_PRESETS",
+    "LayersConfig",
+    "VanillaTransformerConfig",
+    "VanillaTransformerDetectionConfig",
+    "VanillaTransformerVisionConfig",
+]

@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .configuration_vanilla_transformer import LayersConfig
 
 
 class Packing:
@@ -65,11 +65,11 @@ class Attention(nn.Module):
 
     Queries come from the states, keys and values from the memory, which is the states themselves unless
     another is given. `is_causal` hides later positions where no mask says otherwise (section 3.2.3).
+
+    Positions that were not added to the states are added here, to queries and keys and not to values.
     """
 
-    def __init__(
-        self, config: VanillaTransformerConfig, is_causal: bool = False, layer_idx: int | None = None
-    ):
+    def __init__(self, config: LayersConfig, is_causal: bool = False, layer_idx: int | None = None):
         super().__init__()
         self.config = config
         self.is_causal = is_causal
@@ -90,11 +90,16 @@ class Attention(nn.Module):
         past_key_values: Cache | None = None,
         packing: Packing | None = None,
         memory_packing: Packing | None = None,
+        positions: torch.Tensor | None = None,
+        memory_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """States `(batch, length, width)`, or packed, to the same shape, and the weights where they exist."""
-        query = self._heads(self.q_proj(states), self.head_dim, packing)
-        key, value = self._keys_and_values(states, memory, past_key_values, packing, memory_packing)
+        query = self._heads(self.q_proj(plus(states, positions)), self.head_dim, packing)
+        if memory is None:
+            memory, memory_packing, memory_positions = states, packing, positions
+            past_key_values = own_cache(past_key_values)
+        key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_positions)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, scaled_dot_product_attention
         )
@@ -102,19 +107,15 @@ class Attention(nn.Module):
         output = heads.flatten(2)  # (batch, length, heads * value_dim)
         return self.o_proj(output if packing is None else packing.pack(output)), weights
 
-    def _keys_and_values(self, states, memory, cache, packing, memory_packing):
-        memory_is_cached = False
-        if isinstance(cache, EncoderDecoderCache):
-            memory_is_cached = memory is not None and cache.is_updated.get(self.layer_idx, False)
-            if memory is not None:
-                cache.is_updated[self.layer_idx] = True
-            cache = cache.self_attention_cache if memory is None else cache.cross_attention_cache
-        if memory_is_cached:
-            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
-        if memory is None:
-            memory, memory_packing = states, packing
-        key = self._heads(self.k_proj(memory), self.head_dim, memory_packing)
-        value = self._heads(self.v_proj(memory), self.value_dim, memory_packing)
+    def _keys_and_values(self, memory, cache, packing, positions):
+        if isinstance(cache, EncoderDecoderCache):  # the encoder's output never changes: computed once
+            if cache.is_updated.get(self.layer_idx, False):
+                layer = cache.cross_attention_cache.layers[self.layer_idx]
+                return layer.keys, layer.values
+            cache.is_updated[self.layer_idx] = True
+            cache = cache.cross_attention_cache
+        key = self._heads(self.k_proj(plus(memory, positions)), self.head_dim, packing)
+        value = self._heads(self.v_proj(memory), self.value_dim, packing)
         return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
 
     @staticmethod
@@ -124,10 +125,19 @@ class Attention(nn.Module):
         return projected.unflatten(-1, (-1, head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
 
 
+def plus(states: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    return states if positions is None else states + positions
+
+
+def own_cache(cache: Cache | None) -> Cache | None:
+    """The part of a decoder's cache that is for attention to itself."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
 class FeedForward(nn.Module):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 (section 3.3, equation 2)."""
 
-    def __init__(self, config: VanillaTransformerConfig):
+    def __init__(self, config: LayersConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation]
@@ -137,15 +147,30 @@ class FeedForward(nn.Module):
         return self.fc2(self.activation(self.fc1(states)))
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe and Szegedy 2015) of vectors, each a sample, wherever they stand.
+
+    While training its statistics are those of all vectors given: leave padding out (`Packing`).
+    """
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states.flatten(0, -2)).view_as(states)
+
+
+def normalization(config: LayersConfig) -> nn.Module:
+    norm = nn.LayerNorm if config.norm_type == "layer" else BatchNorm
+    return norm(config.hidden_size, eps=config.layer_norm_eps)
+
+
 class AddNorm(nn.Module):
     """LayerNorm(x + Dropout(Sublayer(x))) (sections 3.1, 5.4).
 
     Pre-norm, an option the paper does not have, is x + Dropout(Sublayer(LayerNorm(x))).
     """
 
-    def __init__(self, config: VanillaTransformerConfig):
+    def __init__(self, config: LayersConfig):
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = normalization(config)
         self.dropout = nn.Dropout(config.dropout)
         self.pre_norm = config.norm_position == "pre"
 
@@ -158,7 +183,7 @@ class AddNorm(nn.Module):
 class EncoderLayer(GradientCheckpointingLayer):
     """Self-attention, then the feed-forward network (figure 1, left)."""
 
-    def __init__(self, config: VanillaTransformerConfig):
+    def __init__(self, config: LayersConfig):
         super().__init__()
         self.self_attn = Attention(config)
         self.self_attn_add_norm = AddNorm(config)
@@ -181,9 +206,9 @@ class DecoderLayer(GradientCheckpointingLayer):
     Without an encoder the middle sublayer is absent.
     """
 
-    def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
+    def __init__(self, config: LayersConfig, layer_idx: int, is_causal: bool = True):
         super().__init__()
-        self.self_attn = Attention(config, is_causal=True, layer_idx=layer_idx)
+        self.self_attn = Attention(config, is_causal=is_causal, layer_idx=layer_idx)
         self.self_attn_add_norm = AddNorm(config)
         self.has_cross_attention = config.is_encoder_decoder
         if self.has_cross_attention:
@@ -198,14 +223,13 @@ class DecoderLayer(GradientCheckpointingLayer):
         memory: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
-        memory_packing: Packing | None = None,
         **kwargs,
     ) -> torch.Tensor:
         def attend_to_self(x):
             return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
 
         def attend_to_memory(x):
-            return self.cross_attn(x, memory, memory_mask, memory_packing=memory_packing, **kwargs)[0]
+            return self.cross_attn(x, memory, memory_mask, **kwargs)[0]
 
         states = self.self_attn_add_norm(states, attend_to_self)
         if self.has_cross_attention:

@@ -9,14 +9,14 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_vanilla_transformer import AUTO_MAP, VanillaTransformerConfig
-from .layers import Attention, DecoderLayer, EncoderLayer, Packing
+from .configuration_vanilla_transformer import LayersConfig, VanillaTransformerConfig
+from .layers import Attention, DecoderLayer, EncoderLayer, Packing, normalization, own_cache
 
 
 class VanillaTransformerPreTrainedModel(PreTrainedModel):
     """What every model here shares: its configuration, its initial weights and what it supports."""
 
-    config_class = VanillaTransformerConfig
+    config_class = VanillaTransformerConfig  # that of the text models; the others name theirs
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
@@ -28,7 +28,8 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As any model's, with the code: the folder loads as every head, with `trust_remote_code=True`."""
-        self.config.auto_map = dict(AUTO_MAP)
+        config_class = f"configuration_vanilla_transformer.{type(self.config).__name__}"
+        self.config.auto_map = {"AutoConfig": config_class, **self.config.code}
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def _resize_token_embeddings(self, *args, **kwargs):
@@ -53,13 +54,9 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
 
-def final_norm(config: VanillaTransformerConfig) -> nn.Module:
+def final_norm(config: LayersConfig) -> nn.Module:
     """Post-norm layers end with a norm of their own; pre-norm stacks need one after the last layer."""
-    return (
-        nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        if config.norm_position == "pre"
-        else nn.Identity()
-    )
+    return normalization(config) if config.norm_position == "pre" else nn.Identity()
 
 
 class Encoder(VanillaTransformerPreTrainedModel):
@@ -67,7 +64,7 @@ class Encoder(VanillaTransformerPreTrainedModel):
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": Attention}
 
-    def __init__(self, config: VanillaTransformerConfig):
+    def __init__(self, config: LayersConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
@@ -80,21 +77,24 @@ class Encoder(VanillaTransformerPreTrainedModel):
         states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         packing: Packing | None = None,
+        positions: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
         Args:
-            states: `(batch, length, width)`, positions already added.
+            states: `(batch, length, width)`, with their positions unless these are given apart.
             attention_mask: `(batch, length)`, 1 for real tokens and 0 for padding.
             packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
+            positions: `(batch, length, width)`, added to queries and keys in every layer.
         """
         mask = create_bidirectional_mask(self.config, states, attention_mask)
-        if packing is not None:
-            states = packing.pack(states)
+        inside = packing or packing_for_norm(self, attention_mask)
+        states, positions = pack(inside, states), pack(inside, positions)
         states = self.dropout(states)
         for layer in self.layers:
-            states = layer(states, mask, packing=packing, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.norm(states))
+            states = layer(states, mask, packing=inside, positions=positions, **kwargs)
+        states = self.norm(states)
+        return BaseModelOutput(last_hidden_state=states if inside is packing else inside.unpack(states))
 
 
 class Decoder(VanillaTransformerPreTrainedModel):
@@ -106,10 +106,13 @@ class Decoder(VanillaTransformerPreTrainedModel):
         "cross_attentions": OutputRecorder(Attention, index=1, layer_name="cross_attn"),
     }
 
-    def __init__(self, config: VanillaTransformerConfig):
+    def __init__(self, config: LayersConfig, is_causal: bool = True):
         super().__init__(config)
+        self.is_causal = is_causal
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.decoder_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, index, is_causal) for index in range(config.decoder_layers)
+        )
         self.norm = final_norm(config)
         self.gradient_checkpointing = False
 
@@ -124,21 +127,27 @@ class Decoder(VanillaTransformerPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         packing: Packing | None = None,
         encoder_packing: Packing | None = None,
+        positions: torch.Tensor | None = None,
+        memory_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
-            states: `(batch, length, width)`, positions already added.
-            attention_mask: `(batch, past + length)`, 1 for real tokens and 0 for padding.
+            states: `(batch, length, width)`, with their positions unless these are given apart.
+            attention_mask: `(batch, past + length)`, 1 for real tokens and 0 for padding; or whatever
+                transformers' masking functions take, such as one of four dimensions.
             encoder_hidden_states: the memory `(batch, source length, width)`, packed with `encoder_packing`.
             encoder_attention_mask: `(batch, source length)`.
             past_key_values: keys and values of earlier positions; the new ones are added to it.
             packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
+            positions, memory_positions: `(batch, length, width)`, `(batch, source length, width)`, added to
+                queries and keys in every layer.
         """
-        own_cache = past_key_values
-        if isinstance(past_key_values, EncoderDecoderCache):
-            own_cache = past_key_values.self_attention_cache
-        mask = create_causal_mask(self.config, states, attention_mask, own_cache, position_ids)
+        if self.is_causal:
+            cache = own_cache(past_key_values)
+            mask = create_causal_mask(self.config, states, attention_mask, cache, position_ids)
+        else:
+            mask = create_bidirectional_mask(self.config, states, attention_mask)
         memory_mask = None
         if encoder_hidden_states is not None:
             memory_mask = create_bidirectional_mask(
@@ -147,8 +156,9 @@ class Decoder(VanillaTransformerPreTrainedModel):
                 encoder_attention_mask,
                 encoder_hidden_states=_as_padded(encoder_hidden_states, encoder_packing),
             )
-        if packing is not None:
-            states = packing.pack(states)
+        inside = packing or packing_for_norm(self, attention_mask)
+        states, positions = pack(inside, states), pack(inside, positions)
+        memory_positions = pack(encoder_packing, memory_positions)
         states = self.dropout(states)
         for layer in self.layers:
             states = layer(
@@ -157,13 +167,28 @@ class Decoder(VanillaTransformerPreTrainedModel):
                 mask,
                 memory_mask,
                 past_key_values=past_key_values,
-                packing=packing,
+                packing=inside,
                 memory_packing=encoder_packing,
+                positions=positions,
+                memory_positions=memory_positions,
                 **kwargs,
             )
+        states = self.norm(states)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(states), past_key_values=past_key_values
+            last_hidden_state=states if inside is packing else inside.unpack(states),
+            past_key_values=past_key_values,
         )
+
+
+def pack(packing: Packing | None, padded: torch.Tensor | None) -> torch.Tensor | None:
+    return padded if packing is None or padded is None else packing.pack(padded)
+
+
+def packing_for_norm(stack: nn.Module, attention_mask: torch.Tensor | None) -> Packing | None:
+    """Batch normalisation takes its statistics from all that it is given: then padding must not be there."""
+    if stack.config.norm_type == "batch" and stack.training and attention_mask is not None:
+        return Packing(attention_mask)
+    return None
 
 
 def _as_padded(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
@@ -171,7 +196,7 @@ def _as_padded(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
     return states if packing is None else states.new_empty(1, 1, 1).expand(*packing.shape, states.shape[-1])
 
 
-def new_cache(config: VanillaTransformerConfig) -> Cache:
+def new_cache(config: LayersConfig) -> Cache:
     """An empty cache that grows: for self-attention and, where there is an encoder, for cross-attention."""
     if config.is_encoder_decoder:
         return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))

@@ -20,19 +20,19 @@ import yaml
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..configuration_vanilla_transformer import LayersConfig
+
 
 class InputError(ValueError):
     """The caller's settings or data are wrong; the message says what, where, and what would be right."""
 
 
-def parse(
-    config_class: type[PreTrainedConfig], *argument_classes: type, argv: list[str] | None = None
-) -> tuple:
+def parse(config_class: type[LayersConfig], *argument_classes: type, argv: list[str] | None = None) -> tuple:
     """Reads `[recipe.yaml] [--key value ...] [--model.key value ...]`; later flags win.
 
     Args:
         config_class: the model's config; its own fields are what the YAML's `model:` block may hold, besides
-            `preset` where the class has `from_preset`. Vocabulary size and special ids come from the data.
+            `preset`. Vocabulary size and special ids come from the data.
         argument_classes: dataclasses whose fields are the other keys.
         argv: the words after the program's name; those of this process if None.
 
@@ -114,7 +114,7 @@ def nearest(name: str, names: typing.Iterable[str]) -> str:
 class _Parser(HfArgumentParser):
     """HfArgumentParser whose errors are `InputError`s, with the model's fields as `--model.*` flags."""
 
-    def __init__(self, config_class: type[PreTrainedConfig], argument_classes: tuple[type, ...]):
+    def __init__(self, config_class: type[LayersConfig], argument_classes: tuple[type, ...]):
         super().__init__(
             usage="%(prog)s [recipe.yaml] [--key value ...] [--model.key value ...]",
             description="Keys of the YAML and flags are the same; a flag overrides the YAML.",
@@ -134,9 +134,8 @@ class _Parser(HfArgumentParser):
         title = f"the block `model:`, fields of {self.config_class.__name__}"
         group = self.add_argument_group("model", title)
         documented = _documented(self.config_class)
-        if hasattr(self.config_class, "from_preset"):
-            self.model_types = {"preset": str} | self.model_types
-            documented["preset"] = f"start from these sizes: {', '.join(_presets(self.config_class))}"
+        self.model_types = {"preset": str} | self.model_types
+        documented["preset"] = f"start from these sizes: {', '.join(self.config_class.presets)}"
         for name, hint in self.model_types.items():
             text = documented.get(name, "").replace("%", "%%")
             group.add_argument(f"--model.{name}", type=_reader(hint), default=argparse.SUPPRESS, help=text)
@@ -192,10 +191,9 @@ class _Parser(HfArgumentParser):
         settings = dict(model)
         preset = settings.pop("preset", None)
         where = self.origins.get("model.preset", "model.preset")
-        if preset is not None and preset not in _presets(self.config_class):
-            raise InputError(
-                f"{where}: unknown preset {preset!r}{nearest(preset, _presets(self.config_class))}"
-            )
+        presets = self.config_class.presets
+        if preset is not None and preset not in presets:
+            raise InputError(f"{where}: unknown preset {preset!r}{nearest(preset, presets)}")
         try:
             self.config_class.from_preset(preset, **settings) if preset else self.config_class(**settings)
         except Exception as error:  # the strict config has an exception class of its own for every check
@@ -217,10 +215,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return f"{text} One of: {', '.join(map(str, action.choices))}" if action.choices else text
 
 
-def _presets(config_class: type[PreTrainedConfig]) -> dict[str, dict]:
-    return inspect.getmodule(config_class).PRESETS
-
-
 def _flag_name(word: str) -> str | None:
     return re.split("[= ]", word[2:])[0] if word.startswith("--") else None
 
@@ -239,11 +233,13 @@ def _own_fields(config_class: type) -> dict[str, type]:
 
 
 def _documented(cls: type) -> dict[str, str]:
-    """Name -> text of the `Args:` section of a class's docstring."""
-    section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", inspect.getdoc(cls) or "", re.DOTALL)
-    entries = re.findall(
-        r"^    ([\w, ]+): (.*?)(?=^    \S|\Z)", section[1] if section else "", re.DOTALL | re.MULTILINE
-    )
+    """Name -> text of the `Args:` sections of a class's docstring and of its bases'."""
+    entries = []
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
+        section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", text, re.DOTALL)
+        found = section[1] if section else ""
+        entries += re.findall(r"^    ([\w, ]+): (.*?)(?=^    \S|\Z)", found, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 

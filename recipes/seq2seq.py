@@ -6,27 +6,24 @@ accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py 
 """
 
 import logging
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-from huggingface_hub import upload_folder
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
+from transformers import AutoModelForSeq2SeqLM, set_seed
 
-from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerTokenizer
+from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.generation import paper_generation_config
-from vanilla_transformer.model_card import write_model_card
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
     VanillaTransformerTrainingArguments,
     translation_metrics,
 )
-from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits, text_columns
-from vanilla_transformer.training.results import write_results, write_translations
+from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits
+from vanilla_transformer.training.results import publish, write_translations
 from vanilla_transformer.training.settings import parse, prepare_output_dir
+from vanilla_transformer.training.text import get_tokenizer
 
 logger = logging.getLogger("seq2seq")
 
@@ -59,7 +56,9 @@ def main():
         splits = load_splits(data)
         if data.streaming:  # as stored, a stream may hold one source of text after the other
             splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
-        tokenizer = get_tokenizer(data, splits["train"], args, checkpoint)
+        # Longer texts than max_source_length are not in the training data.
+        both = ("source", "target")
+        tokenizer = get_tokenizer(data, splits["train"], both, args, checkpoint, data.max_source_length)
     config = VanillaTransformerConfig.from_preset(
         model_settings.get("preset", "base"),
         **{name: value for name, value in model_settings.items() if name != "preset"},
@@ -96,48 +95,27 @@ def main():
     trainer.save_model()
     trainer.save_state()
 
-    speeds = [entry["target_tokens_per_second"] for entry in trainer.state.log_history if "loss" in entry]
-    results = {
-        "parameters": model.num_parameters(),
-        "vocabulary": len(tokenizer),
-        "updates": trainer.state.global_step,
-        "target_tokens_per_second": float(np.mean(speeds or [0])),
-        **trained.metrics,
-    }
     scores = {}
     if held_out := next((name for name in ("test", "validation") if name in splits), None):
         split = encoded[held_out]
         trainer.compute_metrics = translation_metrics(tokenizer, split["target"], lowercase=data.lowercase)
         args.predict_with_generate = True
         scored = trainer.predict(split, metric_key_prefix=held_out, num_beams=decoding.num_beams)
-        scores = scored.metrics
-    results |= scores | {"minutes": (time.perf_counter() - began) / 60}
-
-    if trainer.is_world_process_zero():
-        if held_out:
+        scores[held_out] = scored.metrics
+        if trainer.is_world_process_zero():
             write_translations(split, scored.predictions, tokenizer, args.output_dir)
-        write_results(results, args.output_dir, "translation", "translation_text")
-        rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
-        shown = ("max_steps", "lr_scheduler_type", rate, "warmup_steps", "max_target_tokens", "seed")
-        write_model_card(
-            args.output_dir,
-            task="translation",
-            data=data.described() + ("" if data.streaming else f", {len(encoded['train']):,} pairs"),
-            results={held_out: {name.removeprefix(f"{held_out}_"): score for name, score in scores.items()}}
-            if held_out
-            else {},
-            model=args.hub_model_id if args.push_to_hub else None,
-            settings=model_settings | {name: getattr(args, name) for name in shown},
-            languages=filter(None, (data.source_lang, data.target_lang)),
-            command=shlex.join(["python", *sys.argv]),
-        )
-        if args.push_to_hub:
-            upload_folder(
-                repo_id=trainer.hub_model_id,
-                folder_path=args.output_dir,
-                ignore_patterns=["checkpoint-*", "unfinished/*"],
-                token=args.hub_token,
-            )
+    pairs = "" if data.streaming else f", {len(encoded['train']):,} pairs"
+    publish(
+        trainer,
+        task="translation",
+        data=data.described() + pairs,
+        scores=scores,
+        model_settings=model_settings,
+        began=began,
+        facts={"vocabulary": len(tokenizer), **trained.metrics},
+        shown=("max_source_tokens", "max_target_tokens", "tokens_per_update"),
+        languages=filter(None, (data.source_lang, data.target_lang)),
+    )
 
 
 def settings(argv: list[str] | None = None) -> tuple:
@@ -148,18 +126,6 @@ def settings(argv: list[str] | None = None) -> tuple:
         VanillaTransformerTrainingArguments,
         argv=argv,
     )
-
-
-def get_tokenizer(data, train_split, args, checkpoint):
-    """The one that `data.tokenizer` names or the checkpoint holds, else one trained on both sides."""
-    stored = data.tokenizer or checkpoint
-    if stored is None and args.local_process_index == 0:
-        logger.info("training a vocabulary of %d", data.vocab_size)
-        columns = text_columns(train_split, data.max_tokenizer_samples)
-        tokenizer = VanillaTransformerTokenizer.train(columns, data.vocab_size, lowercase=data.lowercase)
-        tokenizer.model_max_length = data.max_source_length  # longer texts are not in the training data
-        tokenizer.save_pretrained(args.output_dir)
-    return AutoTokenizer.from_pretrained(stored or args.output_dir)
 
 
 if __name__ == "__main__":

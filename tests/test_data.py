@@ -11,8 +11,9 @@ from datasets import Dataset, IterableDataset
 
 from vanilla_transformer.corpora import SHIPPED, corpus_files, load_corpus
 from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
-from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits, text_columns
+from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits
 from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.training.text import text_columns
 
 PAIRS = [
     ("A dog.", "Ein Hund."),
@@ -340,11 +341,10 @@ def test_streamed_encoding_equals_whole(tokenizer, caplog):
 
 def test_text_columns_give_both_sides():
     dataset = Dataset.from_dict({"source": ["a", "b", "c"], "target": ["x", "y", "z"]})
-    assert [list(column) for column in text_columns(dataset, limit=2)] == [["a", "b"], ["x", "y"]]
-    assert [list(column) for column in text_columns(dataset.to_iterable_dataset())] == [
-        list("abc"),
-        list("xyz"),
-    ]
+    both = ("source", "target")
+    assert [list(texts) for texts in text_columns(dataset, both, limit=2)] == [["a", "b"], ["x", "y"]]
+    streamed = text_columns(dataset.to_iterable_dataset(), both)
+    assert [list(texts) for texts in streamed] == [list("abc"), list("xyz")]
 
 
 # The shipped corpus

@@ -12,13 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 # What a module may import lies in an earlier line (or, for training, metrics and interop, in its own folder).
 ORDER = [
     ["configuration_vanilla_transformer", "corpora", "losses"],
-    ["layers", "embeddings"],
+    ["layers", "embeddings", "image_processing_vanilla_transformer"],
     ["stacks"],
     ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
-    ["modeling_vanilla_transformer", "tokenization_vanilla_transformer"],
-    ["metrics", "visualization", "interop"],
+    [
+        "modeling_vanilla_transformer",
+        "modeling_vanilla_transformer_vision",
+        "modeling_vanilla_transformer_detection",
+        "tokenization_vanilla_transformer",
+    ],
+    ["metrics", "visualization", "interop", "model_card"],
     ["training"],
-    ["model_card", "cli"],
+    ["cli"],
     ["__init__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

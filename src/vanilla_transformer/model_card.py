@@ -4,9 +4,30 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
+
+
+class Use(NamedTuple):
+    """How a task's pipeline is called, for examples."""
+
+    example: str  # what it is given
+    key: str  # where its first answer has what one wants to know
+
+
+USE = {
+    "translation": Use("A dog runs over the field.", "translation_text"),
+    "summarization": Use("A long text. It says many things.", "summary_text"),
+    "text2text-generation": Use("A dog runs over the field.", "generated_text"),
+    "text-generation": Use("In the beginning", "generated_text"),
+    "fill-mask": Use("A dog <mask> over the field.", "token_str"),
+    "text-classification": Use("What a wonderful film.", "label"),
+    "token-classification": Use("Ada lives in London.", "entity"),
+    "image-classification": Use("picture.png", "label"),
+    "object-detection": Use("picture.png", "label"),
+}
 
 METRIC_NAMES = {"bleu": "BLEU", "sacrebleu": "BLEU", "chrf": "chrF", "loss": "cross-entropy"}
 NOT_QUALITY = ("runtime", "_per_second", "_preparation_time", "_signature")  # of what the Trainer reports
@@ -70,9 +91,13 @@ The model was not scored.
 {% endif %}
 ## Limits
 
-The model knows what its data contain. Text of another kind
+The model knows what its data contain.
+{%- if of_images %} On pictures of another kind it does worse, and what it says
+can be wrong or unfair in the ways its data are.
+{%- else %} Text of another kind
 {%- if longest %}, or of more than {{ longest }} tokens,{% endif %} comes out worse,
 and what it says can be wrong, offensive or unfair in the ways its data are.
+{%- endif %}
 {%- for limit in limits %}
 {{ limit }}
 {%- endfor %}
@@ -89,7 +114,7 @@ def write_model_card(
     languages: Iterable[str] = (),
     command: str | None = None,
     model: str | None = None,
-    example: str = "A dog runs over the field.",
+    example: str | None = None,
     options: Mapping[str, object] | None = None,
     license: str | None = None,
     datasets: Iterable[str] = (),
@@ -108,7 +133,8 @@ def write_model_card(
         languages: codes such as "en", the source's first.
         command: what trained the model.
         model: the name of the model on the Hub, for the examples of use; the folder by default.
-        example, options: for these examples, a text, and arguments such as `{"tgt_lang": "es"}`.
+        example, options: for these examples, a text or a picture's file name, the task's usual one by
+            default, and arguments such as `{"tgt_lang": "es"}`.
         license: of the weights, a code such as "cc-by-4.0".
         datasets: names of the data on the Hub; the scores are of the first.
         tags, limits: more of either; a limit is a sentence.
@@ -161,11 +187,12 @@ def write_model_card(
         languages=" to ".join(languages) if task == "translation" else ", ".join(languages),
         sizes=describe_sizes(config, folder),
         arguments=", ".join(arguments),
-        example=repr_of(example),
+        example=repr_of(example or USE[task].example),
         data=data,
         command=command,
         settings=settings,
         results=[table_row(score) for score in scores],
+        of_images=task in ("image-classification", "object-detection"),
         longest=config.get("max_position_embeddings"),
         limits=list(limits),
     )
@@ -215,4 +242,4 @@ def repr_of(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-__all__ = ["write_model_card"]
+__all__ = ["USE", "write_model_card"]

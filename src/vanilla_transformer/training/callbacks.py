@@ -89,14 +89,14 @@ class InterruptCallback(TrainerCallback):
 
 
 class Throughput(TrainerCallback):
-    """Real tokens since the last log, and the seconds of their updates, evaluation and saving left out."""
+    """Examples and real tokens since the last log, and the seconds of their updates alone."""
 
     def __init__(self):
         self._begin = None
         self._reset()
 
     def _reset(self):
-        self._source = self._target = 0
+        self._examples = self._source = self._target = 0
         self._seconds = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -109,6 +109,7 @@ class Throughput(TrainerCallback):
     def count(self, batches, target_tokens):
         """`batches` of this device; `target_tokens` of all devices, or None."""
         for batch in batches:
+            self._examples += len(next(iter(batch.values())))
             if (mask := batch.get("attention_mask")) is not None:
                 self._source += mask.sum()
         self._target += target_tokens or 0
@@ -118,13 +119,16 @@ class Throughput(TrainerCallback):
 
     def drain(self, state, accelerator) -> dict[str, float]:
         """Rates since the last call, and the minutes that the rest of the training will take as things go."""
-        counts = torch.tensor([float(self._source), self._seconds], device=accelerator.device)
-        source, seconds = accelerator.reduce(counts, "sum").tolist()
+        counts = [float(self._examples), float(self._source), self._seconds]
+        counts = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum")
+        examples, source, seconds = counts.tolist()
         seconds /= accelerator.num_processes
-        rates = {}
-        if seconds:
-            rates["source_tokens_per_second"] = round(source / seconds)
-            rates["target_tokens_per_second"] = round(float(self._target) / seconds)
+        counted = {"examples": examples, "source_tokens": source, "target_tokens": float(self._target)}
+        rates = {
+            f"{what}_per_second": round(count / seconds)
+            for what, count in counted.items()
+            if seconds and count
+        }
         started, first_step = self._begin
         if state.global_step > first_step:
             pace = (time.perf_counter() - started) / (state.global_step - first_step)

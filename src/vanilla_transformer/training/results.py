@@ -1,11 +1,95 @@
 """What a recipe leaves and prints when it is done."""
 
 import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from huggingface_hub import upload_folder
 from transformers import PreTrainedTokenizerBase
+
+from ..model_card import USE, write_model_card
+from .trainer import VanillaTransformerTrainer
+
+SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
+
+
+def publish(
+    trainer: VanillaTransformerTrainer,
+    *,
+    task: str,
+    data: str,
+    scores: Mapping[str, Mapping[str, float | str]],
+    model_settings: Mapping[str, object],
+    began: float,
+    facts: Mapping[str, object] | None = None,
+    shown: Iterable[str] = (),
+    languages: Iterable[str] = (),
+):
+    """results.json, the same as a table on the screen, how to use the model, its card, its copy on the Hub.
+
+    Args:
+        task: the name of the pipeline that uses the model.
+        data: what the model was trained on, in words.
+        scores: of each split, such as `{"test": {"test_bleu": 30.1}}`.
+        model_settings: the `model:` block of the recipe.
+        began: `time.perf_counter()` at the start.
+        facts: more for results.json, such as the size of the vocabulary.
+        shown: training arguments for the card's table of settings, besides the usual ones.
+        languages: codes such as "en", the source's first.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    args, folder = trainer.args, trainer.args.output_dir
+    results = {"parameters": trainer.model.num_parameters(), **(facts or {})}
+    results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
+    for metrics in scores.values():
+        results |= metrics
+    results["minutes"] = (time.perf_counter() - began) / 60
+    Path(folder, "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+    print()
+    for name, value in results.items():
+        print(f"{name:32} {value:,.4g}" if isinstance(value, float) else f"{name:32} {value}")
+    print(
+        f"\nThe model is in {folder}. To use it:\n\n"
+        "    import vanilla_transformer\n"
+        "    from transformers import pipeline\n\n"
+        f'    pipe = pipeline("{task}", model="{folder}")\n'
+        f'    print(pipe("...")[0]["{USE[task].key}"])\n'
+    )
+    rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
+    write_model_card(
+        folder,
+        task=task,
+        data=data,
+        results={
+            split: {name.removeprefix(f"{split}_"): value for name, value in metrics.items()}
+            for split, metrics in scores.items()
+        },
+        model=args.hub_model_id if args.push_to_hub else None,
+        settings={**model_settings, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}},
+        languages=languages,
+        command=shlex.join(["python", *sys.argv]),
+    )
+    if args.push_to_hub:
+        upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=folder,
+            ignore_patterns=["checkpoint-*", "unfinished/*"],
+            token=args.hub_token,
+        )
+
+
+def _speeds(log_history: list[dict]) -> dict[str, float]:
+    """Means over the training, such as `target_tokens_per_second`."""
+    logs = [entry for entry in log_history if "loss" in entry]
+    names = dict.fromkeys(name for entry in logs for name in entry if name.endswith("_per_second"))
+    return {name: float(np.mean([entry.get(name, 0) for entry in logs])) for name in names}
 
 
 def write_translations(
@@ -26,23 +110,3 @@ def write_translations(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     for _, source, reference, text in rows[:: max(1, len(rows) // 5)][:5]:
         print(f"\n  source       {source}\n  reference    {reference}\n  translation  {text}")
-
-
-def write_results(results: dict[str, float | str], output_dir: str, task: str, key: str):
-    """results.json; on the screen the same as a table, and how to use the model.
-
-    Args:
-        task: the name of the pipeline.
-        key: where the pipeline's output has its text.
-    """
-    Path(output_dir, "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print()
-    for name, value in results.items():
-        print(f"{name:32} {value:,.2f}" if isinstance(value, float) else f"{name:32} {value}")
-    print(
-        f"\nThe model is in {output_dir}. To use it:\n\n"
-        "    import vanilla_transformer\n"
-        "    from transformers import pipeline\n\n"
-        f'    pipe = pipeline("{task}", model="{output_dir}")\n'
-        f'    print(pipe("...")[0]["{key}"])\n'
-    )

@@ -48,14 +48,15 @@ UNFINISHED = "unfinished"  # where in output_dir a checkpoint is written until i
 
 
 class VanillaTransformerTrainer(Seq2SeqTrainer):
-    """Trains any sequence-to-sequence or language model of transformers as the paper does.
+    """Trains any model of transformers as the paper does: on pairs of texts, on text, on images.
 
     Used as `Seq2SeqTrainer`, with `VanillaTransformerTrainingArguments`. Different from it:
 
     - Training batches are made by token budget if the arguments give one.
     - The training loss is smoothed, and divided by the real target tokens of the whole update. The evaluation
       loss is neither: it is the corpus's negative log-likelihood per token, with its perplexity and the token
-      accuracy, each example counted once on any number of processes.
+      accuracy, each example counted once on any number of processes. Where a whole text or image has one
+      label, both are per example. Labels that are no tensor, such as boxes, are the model's own business.
     - A NaN or infinite loss stops training before it reaches the weights.
     - A checkpoint folder exists only when it is whole.
     - Ctrl-C and SIGTERM save a checkpoint; `train` then raises `TrainingInterrupted`.
@@ -75,7 +76,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         self._saving_aside = False
         self._pushed_folder = None
         self._lengths_of = self._lengths = self._examples_per_update = None
-        self._totals = torch.zeros(3, dtype=torch.float64)  # negative log-likelihood, tokens, guessed right
+        self._totals = torch.zeros(3, dtype=torch.float64)  # negative log-likelihood, count, guessed right
+        self._scores_tokens = True
         self.interrupt, self.throughput = InterruptCallback(), Throughput()
         for callback in (self.interrupt, self.throughput, EpochCallback, AveragingCallback, CurvesCallback):
             self.add_callback(callback)
@@ -224,14 +226,15 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self.throughput.begin_update()
-        batches, target_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.throughput.count(batches, target_tokens)
-        return batches, target_tokens
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        of_tokens = all(getattr(batch.get("labels"), "ndim", 0) == 2 for batch in batches)
+        self.throughput.count(batches, num_items if of_tokens else None)
+        return batches, num_items
 
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.compute_loss_func is not None or "labels" not in inputs:
+        if self.compute_loss_func is not None or not is_class_ids(inputs.get("labels")):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
         if self._model_smooths:
@@ -293,21 +296,23 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         self.gather_function = self.accelerator.gather_for_metrics  # leaves out what fills the last batch
         self._totals.zero_()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        likelihood, tokens, right = self._totals.tolist()
-        if tokens:
-            loss = likelihood / tokens
+        likelihood, count, right = self._totals.tolist()
+        if count:
+            loss = likelihood / count
             output.metrics[f"{metric_key_prefix}_loss"] = loss
-            output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
-            output.metrics[f"{metric_key_prefix}_token_accuracy"] = right / tokens
+            if self._scores_tokens:
+                output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
+                output.metrics[f"{metric_key_prefix}_token_accuracy"] = right / count
+            else:
+                output.metrics.setdefault(f"{metric_key_prefix}_accuracy", right / count)
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        if inputs.get("labels") is None and not self.args.predict_with_generate:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        step = super(Seq2SeqTrainer, self).prediction_step  # Seq2SeqTrainer's keeps no logits if it generates
+        if not is_class_ids(inputs.get("labels")) and not self.args.predict_with_generate:
+            return step(model, inputs, prediction_loss_only, ignore_keys)
         loss = outputs = labels = None
         if inputs.get("labels") is not None:
-            # Past Seq2SeqTrainer, which has no logits left when it generates.
-            step = super(Seq2SeqTrainer, self).prediction_step
             loss, outputs, labels = step(model, inputs, False, ignore_keys)
             self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
         if prediction_loss_only:
@@ -319,6 +324,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
 
     def _score(self, logits, labels):
         """Add a batch of all processes to the totals."""
+        self._scores_tokens = labels.ndim > 1
         logits, labels = self._aligned(logits, labels)
         real = labels != IGNORE_INDEX
         likelihood = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="none")
@@ -500,6 +506,11 @@ def translation_metrics(tokenizer, references=None, metrics=("sacrebleu", "chrf"
         return scores
 
     return compute
+
+
+def is_class_ids(labels) -> bool:
+    """Whether labels are ids of classes or words; soft ones are shares, and those of boxes are lists."""
+    return isinstance(labels, torch.Tensor) and not labels.is_floating_point()
 
 
 def _check_writable(folder):

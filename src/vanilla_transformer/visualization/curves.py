@@ -5,20 +5,28 @@ from pathlib import Path
 BLUE, ORANGE = "#1f4e79", "#d95f02"
 
 
+QUALITY = {
+    "eval_bleu": "BLEU",
+    "eval_rougeL": "ROUGE-L",
+    "eval_map": "mAP",
+    "eval_accuracy": "accuracy",
+}
+
+
 def plot_training_curves(log_history: list[dict], path: str | Path):
-    """Training and validation loss, in nats per token, and BLEU beside them where it was measured.
+    """Training and validation loss, and beside them the measure of quality, where there was one.
 
     The training loss is smoothed by labels (section 5.4), the validation loss is not: they do not compare.
     """
-    bleu = _series(log_history, "eval_bleu")
-    figure, axes = _figure(panels=2 if bleu[0] else 1)
+    measured = [key for key in QUALITY if any(key in entry for entry in log_history)][:1]
+    figure, axes = _figure(panels=1 + len(measured))
     axes[0].plot(*_series(log_history, "loss"), color=BLUE, linewidth=1, label="training, smoothed labels")
     axes[0].plot(*_series(log_history, "eval_loss"), color=ORANGE, marker=".", label="validation")
-    axes[0].set(xlabel="update", ylabel="loss (nats per token)", title="Loss")
+    axes[0].set(xlabel="update", ylabel="loss (nats)", title="Loss")
     axes[0].legend()
-    if bleu[0]:
-        axes[1].plot(*bleu, color=ORANGE, marker=".")
-        axes[1].set(xlabel="update", ylabel="BLEU", title="Validation BLEU")
+    for panel, key in zip(axes[1:], measured):
+        panel.plot(*_series(log_history, key), color=ORANGE, marker=".")
+        panel.set(xlabel="update", ylabel=QUALITY[key], title=f"Validation {QUALITY[key]}")
     figure.savefig(path)
 
 

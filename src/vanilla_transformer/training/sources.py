@@ -1,0 +1,287 @@
+"""Where rows come from: the Hub, Parquet, CSV, JSON lines, or what the package ships.
+
+What cannot be meant is an `InputError` that names the file, the line or the key.
+"""
+
+import glob
+import gzip
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from ..corpora import CORPORA, SHIPPED, corpus_files
+from .settings import InputError, nearest
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+Rows = Dataset | IterableDataset
+
+
+@dataclass
+class SourceArguments:
+    """Where the data come from. Task modules add the keys that say what is in them."""
+
+    _argument_group_name = "data"
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": f"a name on the Hub, a folder, or a shipped corpus ({', '.join(SHIPPED)})"},
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "the data set's configuration, for example de-en"}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "a branch, tag or commit of the data set on the Hub"}
+    )
+    train_split: str | None = field(default=None, metadata={"help": "name of the split to train on (train)"})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "name of the split to evaluate on during training (validation)"}
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "name of the split to score at the end (test)"}
+    )
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines (wildcards allowed)"
+        },
+    )
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "as train_file, for validation"}
+    )
+    test_file: list[str] | None = field(default=None, metadata={"help": "as train_file, for the test"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
+    max_validation_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
+    max_test_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
+    streaming: bool = field(
+        default=False, metadata={"help": "read the training split as it comes, for data that do not fit"}
+    )
+
+    def __post_init__(self):
+        files = {name: getattr(self, f"{name}_file") for name in SPLITS}
+        if self.dataset and any(files.values()):
+            raise InputError(
+                "dataset and train_file, validation_file or test_file exclude each other; give one"
+            )
+        if not self.dataset and not files["train"]:
+            raise InputError("no data: set dataset (a Hub name or a shipped corpus) or train_file")
+        of_hub = (
+            "dataset_config",
+            "dataset_revision",
+            *(() if self.dataset else (f"{name}_split" for name in SPLITS)),
+        )
+        if not self.dataset or self.dataset in SHIPPED:
+            for key in of_hub:
+                if getattr(self, key):
+                    raise InputError(
+                        f"{key}={getattr(self, key)!r} has no part in {self.dataset or 'local files'}"
+                    )
+
+    def described(self) -> str:
+        """What the training data are called."""
+        if self.dataset:
+            return " ".join(filter(None, [self.dataset, self.dataset_config]))
+        return ", ".join(Path(path).name for path in self.train_file)
+
+
+def load_rows(
+    data: SourceArguments, read_text: Callable[[str, list[str], bool], Rows] | None = None
+) -> dict[str, tuple[Rows, str]]:
+    """The splits that `data` names, those of train, validation and test that exist.
+
+    Args:
+        read_text: reads files of other kinds than `READERS`, given the split's name, the paths, and whether
+            to stream. Without it they are an error.
+
+    Returns:
+        {split: (rows, where they are from, for messages)}, cut to `max_*_samples`. Only the training split
+        is streamed when `data.streaming`.
+
+    Raises:
+        InputError: a file is missing or cannot be read, or a split does not exist.
+    """
+    loaded = (
+        _from_hub(data)
+        if data.dataset and data.dataset not in SHIPPED
+        else _from_files(data, read_text or _refuse_text)
+    )
+    limits = {name: getattr(data, f"max_{name}_samples") for name in loaded}
+    return {
+        name: (rows if limits[name] is None else rows.take(limits[name]), where)
+        for name, (rows, where) in loaded.items()
+    }
+
+
+def _refuse_text(name: str, paths: list[str], streaming: bool) -> Rows:
+    raise InputError(
+        f"{name}_file: {', '.join(paths)}: the kind of a file is told by its suffix ({', '.join(READERS)})"
+    )
+
+
+def _from_hub(data: SourceArguments) -> dict[str, tuple[Rows, str]]:
+    try:
+        whole = load_dataset(
+            data.dataset, data.dataset_config, revision=data.dataset_revision, streaming=data.streaming
+        )
+    except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"dataset {data.dataset!r} cannot be loaded: {error.__cause__ or error}\nCheck the name and the "
+            "network, or give local files: train_file, validation_file, test_file; shipped with the package: "
+            + ", ".join(SHIPPED)
+        ) from error
+    found = {
+        name: (whole[split], f"{data.dataset} ({split})") for name, split in _chosen(data, whole).items()
+    }
+    for name in found.keys() - {"train"} if data.streaming else ():
+        rows, where = found[name]
+        found[name] = (Dataset.from_list(list(rows), features=rows.features), where)
+    return found
+
+
+def _chosen(data: SourceArguments, available: Iterable[str]) -> dict[str, str]:
+    """Which of the available splits are train, validation and test; those not asked for may be missing."""
+    chosen = {}
+    for name in SPLITS:
+        split = getattr(data, f"{name}_split") or name
+        if split in available:
+            chosen[name] = split
+        elif name == "train" or getattr(data, f"{name}_split"):
+            raise InputError(
+                f"{name}_split: dataset {data.dataset!r} has no split {split!r}{nearest(split, available)} "
+                f"(it has {', '.join(available)})"
+            )
+    return chosen
+
+
+def _from_files(data: SourceArguments, read_text: Callable) -> dict[str, tuple[Rows, str]]:
+    if data.dataset:
+        shipped = corpus_files(data.dataset)
+        files = {name: [shipped[split]] for name, split in _chosen(data, shipped).items()}
+    else:
+        files = {name: getattr(data, f"{name}_file") for name in SPLITS}
+    return {
+        name: (
+            _read_files(name, paths, data.streaming and name == "train", read_text),
+            ", ".join(map(_shown, paths)),
+        )
+        for name, paths in files.items()
+        if paths
+    }
+
+
+def _shown(path: str) -> str:
+    return f"{Path(path).parent.name} ({Path(path).stem})" if path.startswith(str(CORPORA)) else path
+
+
+def _read_files(name: str, patterns: list[str], streaming: bool, read_text: Callable) -> Rows:
+    paths = [path for pattern in patterns for path in _matching(name, pattern)]
+    readers = {reader_of(path) for path in paths}
+    if readers == {None}:
+        return read_text(name, paths, streaming)
+    if len(readers) > 1:
+        raise InputError(f"{name}_file: {', '.join(paths)} are of different kinds; give files of one kind")
+    reader = readers.pop()
+    options = {}
+    if reader == "csv":
+        options = {
+            "keep_default_na": False,
+            "index_col": False,
+            "sep": "\t" if ".tsv" in Path(paths[0]).suffixes else ",",
+        }
+    for path in paths:
+        if reader == "parquet":
+            try:
+                pq.read_schema(path)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+    try:
+        return load_dataset(reader, data_files=paths, split="train", streaming=streaming, **options)
+    except Exception as error:  # every reader has its own
+        if reader == "json":
+            _explain_json(paths)
+        cause = error.__cause__ or error
+        raise InputError(f"{name}_file: {', '.join(paths)} cannot be read: {cause}") from error
+
+
+def _matching(name: str, pattern: str) -> list[str]:
+    if glob.has_magic(pattern):
+        found = sorted(glob.glob(pattern))
+    else:
+        found = [pattern] if Path(pattern).is_file() else []
+    if found:
+        return found
+    folder = Path(pattern).parent
+    while not folder.is_dir():
+        folder = folder.parent
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    near = nearest(Path(pattern).name, names)
+    raise InputError(f"{name}_file: there is no file {pattern}{near} ({folder} holds {listing or 'nothing'})")
+
+
+def reader_of(path: str) -> str | None:
+    """Name of the `datasets` reader for a file name; None for plain text."""
+    suffixes = [suffix for suffix in Path(path).suffixes[-2:] if suffix != ".gz"]
+    return READERS.get(suffixes[-1]) if suffixes else None
+
+
+def text_lines(path: str) -> Iterable[bytes]:
+    """Lines end at a line feed alone: other separators of Unicode may stand within a sentence."""
+    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        yield from file
+
+
+def decoded(line: bytes, path: str, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})"
+        ) from error
+
+
+def _explain_json(paths: list[str]):
+    """Raises an InputError for the first line that is no JSON object, or whose value changes its type."""
+    for path in paths:
+        kinds: dict[str, type] = {}
+        for number, line in enumerate(text_lines(path), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise InputError(
+                    f'{path}, line {number}: expected an object such as {{"column": ..., "other": ...}}'
+                )
+            for key, value in row.items():
+                if value is not None and kinds.setdefault(key, type(value)) is not type(value):
+                    raise InputError(
+                        f"{path}, line {number}: {key!r} is {type(value).__name__} ({value!r}), "
+                        f"but {kinds[key].__name__} in the lines before"
+                    )
+
+
+class Skips:
+    """Counts what is left out of a stream, and says so at the first and at each tenfold: it has no end."""
+
+    def __init__(self, message: str):
+        self.message = message
+        self.count = 0
+        self.told = 0
+
+    def add(self, number: int):
+        self.count += number
+        if number and self.count >= 10 * self.told:
+            self.told = self.count
+            logger.warning(self.message, self.count)

@@ -1,0 +1,76 @@
+"""Texts as tokens: the keys that say how, and the vocabulary that a recipe trains when none is given."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+
+from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
+from .settings import InputError
+from .sources import SourceArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TextArguments(SourceArguments):
+    """Where texts come from, and how they become tokens."""
+
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "folder or Hub name of a tokenizer; one is trained on the data if not given"},
+    )
+    vocab_size: int = field(default=37000, metadata={"help": "size of the vocabulary that is trained"})
+    max_tokenizer_samples: int | None = field(
+        default=None, metadata={"help": "train the vocabulary on the first rows only"}
+    )
+    lowercase: bool = field(
+        default=False, metadata={"help": "train a vocabulary of lower-case text, and score in lower case"}
+    )
+    preprocessing_workers: int | None = field(
+        default=None, metadata={"help": "processes that encode the text"}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocab_size < 2:
+            raise InputError(f"vocab_size={self.vocab_size} must be at least 2")
+
+
+def get_tokenizer(
+    data: TextArguments,
+    rows: Dataset | IterableDataset,
+    columns: Iterable[str],
+    args: TrainingArguments,
+    checkpoint: str | None = None,
+    max_length: int | None = None,
+) -> PreTrainedTokenizerBase:
+    """The one that `data.tokenizer` names or the checkpoint holds, else one trained on columns of the rows.
+
+    A trained one is saved in `args.output_dir`, by one process of a machine while the others wait
+    (`args.main_process_first`). `max_length` is its `model_max_length`, in tokens.
+    """
+    stored = data.tokenizer or checkpoint
+    if stored is None and args.local_process_index == 0:
+        logger.info("training a vocabulary of %d", data.vocab_size)
+        texts = text_columns(rows, columns, data.max_tokenizer_samples)
+        tokenizer = VanillaTransformerTokenizer.train(texts, data.vocab_size, lowercase=data.lowercase)
+        if max_length is not None:
+            tokenizer.model_max_length = max_length
+        tokenizer.save_pretrained(args.output_dir)
+    return AutoTokenizer.from_pretrained(stored or args.output_dir)
+
+
+def text_columns(
+    dataset: Dataset | IterableDataset, columns: Iterable[str], limit: int | None = None
+) -> list[Iterator[str]]:
+    """The texts of each column in the first `limit` rows, for a tokenizer's training."""
+    rows = dataset if limit is None else dataset.take(limit)
+
+    def texts(column: str) -> Iterator[str]:
+        for batch in rows.iter(batch_size=1000):
+            yield from batch[column]
+
+    return [texts(column) for column in columns]

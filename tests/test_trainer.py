@@ -335,6 +335,35 @@ def test_resuming_a_finished_run_trains_nothing_and_gives_its_weights(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("seed", {"seed": 5}),
+        ("max_source_tokens", {"max_source_tokens": 70}),
+        ("tokens_per_update", {"tokens_per_update": 240}),
+        ("examples in the training data", {"train_dataset": pairs(50)}),
+        ("checksum of the examples' lengths", {"train_dataset": pairs(60, seed=3)}),
+    ],
+)
+def test_resuming_with_other_data_or_batches_is_refused(tmp_path, key, changed):
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, **BUDGET}
+    trainer_of(tmp_path, **saving).train()
+    other = trainer_of(tmp_path, **{**saving, "max_steps": 4, **changed})
+    with pytest.raises(ValueError, match=f"checkpoint-2.*{key}"):
+        other.train(resume_from_checkpoint=True)
+    same = trainer_of(tmp_path, **{**saving, "max_steps": 4, "logging_steps": 3})
+    assert same.train(resume_from_checkpoint=True).global_step == 4
+
+
+def test_resuming_with_another_model_is_one_error_that_names_the_checkpoint(tmp_path):
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, **BUDGET}
+    trainer_of(tmp_path, **saving).train()
+    config = VanillaTransformerConfig(**SIZES, hidden_size=32, intermediate_size=32, num_attention_heads=2)
+    wider = VanillaTransformerForConditionalGeneration(config)
+    with pytest.raises(ValueError, match="checkpoint-2 holds another model.*size mismatch"):
+        trainer_of(tmp_path, model=wider, **{**saving, "max_steps": 4}).train(resume_from_checkpoint=True)
+
+
 def test_second_interrupt_stops_at_once(tmp_path):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     callback = At(5, lambda: [(signal.raise_signal(signal.SIGINT), time.sleep(1.1)) for _ in range(2)])

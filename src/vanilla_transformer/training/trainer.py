@@ -40,6 +40,7 @@ from .callbacks import (
     Throughput,
     TrainingInterrupted,
 )
+from .resumption import check_data_order, data_order, write_data_order
 from .schedule import get_noam_schedule
 
 logger = logging.get_logger(__name__)
@@ -92,6 +93,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
                 f"its own: go on with resume_from_checkpoint={earlier}, or choose another output_dir"
             )
         checkpoint = earlier if resume_from_checkpoint is True else resume_from_checkpoint
+        if checkpoint:
+            check_data_order(checkpoint, self._data_order())
         with self.interrupt:
             if checkpoint and self._is_complete(checkpoint):
                 output = self._restore(checkpoint)
@@ -103,6 +106,21 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if args.average_checkpoints:
             output.metrics.update(self.average())
         return output
+
+    def _data_order(self) -> dict:
+        by_length = self.args.has_token_budget and not isinstance(self.train_dataset, IterableDataset)
+        lengths = self._measured(self.train_dataset) if by_length else None
+        return data_order(self.args, self.train_dataset, lengths)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(
+                f"{resume_from_checkpoint} holds another model than the one to train ({reason}): go on with "
+                "the same model and vocabulary, or start anew in another output_dir"
+            ) from error
 
     def _is_complete(self, checkpoint: str) -> bool:
         """Whether all updates were made; transformers, which looks after an update, would make one more."""
@@ -159,14 +177,18 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset=None):
         if not self.args.has_token_budget:
             return super()._get_train_sampler(train_dataset)
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self._lengths_of is not self.train_dataset:  # measured once, however often it is trained on
+        lengths = self._measured(self.train_dataset if train_dataset is None else train_dataset)
+        sampler = TokenBudgetSampler(*lengths, **self._token_batches())
+        self._report_batches(sampler)
+        return sampler
+
+    def _measured(self, dataset) -> list[np.ndarray]:
+        """Lengths in tokens, one array for each side; measured once, however often it is trained on."""
+        if self._lengths_of is not self.train_dataset:
             columns = ("input_ids", "labels") if self.model.config.is_encoder_decoder else ("input_ids",)
             self._lengths = [sequence_lengths(dataset, column) for column in columns]
             self._lengths_of = self.train_dataset
-        sampler = TokenBudgetSampler(*self._lengths, **self._token_batches())
-        self._report_batches(sampler)
-        return sampler
+        return self._lengths
 
     def _token_batches(self) -> dict:
         args = self.args
@@ -426,6 +448,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                write_data_order(aside, self._data_order())
                 self._put_in_place(aside, final)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(aside.parent, ignore_errors=True)

@@ -507,3 +507,53 @@ def test_a_text_past_the_learned_positions_is_refused():
         model(input_ids=torch.full((1, 9), 5), labels=torch.full((1, 3), 5))
     with pytest.raises(ValueError, match="9 tokens.*max_position_embeddings=8"):
         model.generate(torch.full((1, 3), 5), max_new_tokens=20, min_new_tokens=20)
+
+
+# --- batch normalisation
+
+
+def batch_normalised(**settings) -> VanillaTransformerModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    layers = {"encoder_layers": 2, "decoder_layers": 0, "dropout": 0.0}
+    return VanillaTransformerModel(
+        VanillaTransformerConfig(**sizes, **layers, norm_type="batch", **settings)
+    ).double()
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_batch_statistics_leave_padding_out(batch, norm_position):
+    """More padding changes neither the output, nor a gradient, nor the running statistics."""
+    seen = []
+    for padding in (0, 7):
+        model = batch_normalised(norm_position=norm_position)
+        ids = torch.nn.functional.pad(batch["input_ids"], (0, padding), value=1)
+        mask = torch.nn.functional.pad(batch["attention_mask"], (0, padding))
+        states = model(ids, mask).last_hidden_state[:, : batch["input_ids"].shape[1]]
+        (states * batch["attention_mask"][..., None]).square().sum().backward()
+        grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        seen.append((states * batch["attention_mask"][..., None], *model.buffers(), *grads))
+    for once, padded in zip(*seen):
+        torch.testing.assert_close(padded, once)
+
+
+def test_batch_normalisation_is_of_all_real_tokens(batch):
+    """After training's normalisation each column has mean 0 and variance 1 over the real tokens."""
+    model = batch_normalised(norm_position="post")
+    states = model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    real = states[batch["attention_mask"] == 1]
+    torch.testing.assert_close(real.mean(0), torch.zeros(16).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(real.var(0, unbiased=False), torch.ones(16).double(), atol=1e-3, rtol=0)
+
+
+def test_batch_normalised_translation_does_not_see_its_neighbours(batch):
+    """Once trained: a row alone, or padded beside others, gets the same logits."""
+    model = random_model(norm_type="batch").double().train()
+    for _ in range(3):
+        model(**batch, skip_logits=True)  # moves the running statistics
+    model.eval()
+    logits = model(**batch).logits
+    for row in range(3):
+        alone = pair(batch, row)
+        length = alone["labels"].shape[1]
+        torch.testing.assert_close(model(**alone).logits[0], logits[row, :length])

@@ -1,6 +1,7 @@
 """What a recipe leaves and prints when it is done."""
 
 import json
+import platform
 import shlex
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from huggingface_hub import upload_folder
 from transformers import PreTrainedTokenizerBase
@@ -49,7 +51,7 @@ def publish(
     results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
     for metrics in scores.values():
         results |= metrics
-    results["minutes"] = (time.perf_counter() - began) / 60
+    results |= {"minutes": (time.perf_counter() - began) / 60, "hardware": hardware(args.world_size)}
     Path(folder, "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     print()
@@ -83,6 +85,19 @@ def publish(
             ignore_patterns=["checkpoint-*", "unfinished/*"],
             token=args.hub_token,
         )
+
+
+def hardware(processes: int) -> str:
+    """What this program runs on, such as "1 x NVIDIA H200" or "2 threads of AMD EPYC 7R13"."""
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        name = torch.cuda.get_device_name() if kind == "cuda" else kind
+        return f"{processes} x {name}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    threads = processes * torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads > 1)} of {names[0] if names else platform.machine()}"
 
 
 def _speeds(log_history: list[dict]) -> dict[str, float]:

@@ -1,14 +1,14 @@
-"""Train the Transformer on pairs of texts from scratch, score it, and leave a model that pipeline() reads.
+"""Train the Transformer to translate or summarize from scratch, score it, and leave a model for pipeline().
 
 python recipes/seq2seq.py recipes/translation/quickstart.yaml --output_dir outputs/mine --seed 7
-torchrun --nproc-per-node 8 recipes/seq2seq.py recipes/translation/wmt14_en_de_base.yaml
+torchrun --nproc-per-node 8 recipes/seq2seq.py recipes/summarization/cnn_dailymail.yaml
 accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py recipes/translation/...
 """
 
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import AutoModelForSeq2SeqLM, set_seed
 
@@ -18,31 +18,15 @@ from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
     VanillaTransformerTrainingArguments,
+    summarization_metrics,
     translation_metrics,
 )
-from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits
-from vanilla_transformer.training.results import publish, write_translations
+from vanilla_transformer.training.data import DataArguments, DecodingArguments, encode_splits, load_splits
+from vanilla_transformer.training.results import publish, write_outputs
 from vanilla_transformer.training.settings import parse, prepare_output_dir
 from vanilla_transformer.training.text import get_tokenizer
 
 logger = logging.getLogger("seq2seq")
-
-
-@dataclass
-class DecodingArguments:
-    """The beam search of the final score; it is stored with the model (section 6.1)."""
-
-    _argument_group_name = "decoding"
-
-    num_beams: int = field(default=4, metadata={"help": "hypotheses that beam search keeps"})
-    alpha: float = field(default=0.6, metadata={"help": "of the length penalty ((5 + length) / 6)^alpha"})
-    max_extra_tokens: int = field(default=50, metadata={"help": "longest output, in tokens beyond the input"})
-
-    def __post_init__(self):
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams={self.num_beams} must be at least 1")
-        if self.max_extra_tokens < 0:
-            raise ValueError(f"max_extra_tokens={self.max_extra_tokens} must not be negative")
 
 
 def main():
@@ -77,7 +61,14 @@ def main():
         num_beams=decoding.num_beams,
         length_penalty=decoding.alpha,
         max_extra_tokens=decoding.max_extra_tokens,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
     )
+    measure = partial(translation_metrics, tokenizer, lowercase=data.lowercase)
+    if data.task == "summarization":
+        measure = partial(summarization_metrics, tokenizer)
+        model.generation_config.update(max_extra_tokens=None, max_length=data.max_target_length + 1)
+    if data.truncate_source:  # the pipeline does as training did
+        model.config.task_specific_params = {data.task: {"truncation": True}}
     logger.info("%s parameters, a vocabulary of %s", f"{model.num_parameters():,}", f"{len(tokenizer):,}")
 
     trainer = VanillaTransformerTrainer(
@@ -87,9 +78,7 @@ def main():
         eval_dataset=encoded.get("validation"),
         data_collator=Seq2SeqCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        compute_metrics=translation_metrics(tokenizer, lowercase=data.lowercase)
-        if args.predict_with_generate
-        else None,
+        compute_metrics=measure() if args.predict_with_generate else None,
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -98,16 +87,16 @@ def main():
     scores = {}
     if held_out := next((name for name in ("test", "validation") if name in splits), None):
         split = encoded[held_out]
-        trainer.compute_metrics = translation_metrics(tokenizer, split["target"], lowercase=data.lowercase)
+        trainer.compute_metrics = measure(split["target"])
         args.predict_with_generate = True
         scored = trainer.predict(split, metric_key_prefix=held_out, num_beams=decoding.num_beams)
         scores[held_out] = scored.metrics
         if trainer.is_world_process_zero():
-            write_translations(split, scored.predictions, tokenizer, args.output_dir)
+            write_outputs(split, scored.predictions, tokenizer, args.output_dir, data.task)
     pairs = "" if data.streaming else f", {len(encoded['train']):,} pairs"
     publish(
         trainer,
-        task="translation",
+        task=data.task,
         data=data.described() + pairs,
         scores=scores,
         model_settings=model_settings,

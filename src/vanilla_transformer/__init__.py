@@ -1,13 +1,16 @@
 """The Transformer of "Attention Is All You Need" for the Hugging Face ecosystem.
 
-Importing the package registers the models, the tokenizer and the pipelines with transformers' Auto classes.
+Importing the package registers models, tokenizer, image processor and pipelines with transformers.
 """
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
+    AutoModelForObjectDetection,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -15,7 +18,15 @@ from transformers import (
     AutoTokenizer,
 )
 
-from .configuration_vanilla_transformer import PRESETS, VanillaTransformerConfig
+from .configuration_vanilla_transformer import (
+    DETECTION_PRESETS,
+    PRESETS,
+    VISION_PRESETS,
+    VanillaTransformerConfig,
+    VanillaTransformerDetectionConfig,
+    VanillaTransformerVisionConfig,
+)
+from .image_processing_vanilla_transformer import VanillaTransformerImageProcessor
 from .modeling_vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
@@ -26,40 +37,73 @@ from .modeling_vanilla_transformer import (
     VanillaTransformerModel,
     VanillaTransformerPreTrainedModel,
 )
+from .modeling_vanilla_transformer_detection import (
+    VanillaTransformerDetectionForObjectDetection,
+    VanillaTransformerDetectionModel,
+)
+from .modeling_vanilla_transformer_vision import (
+    VanillaTransformerVisionForImageClassification,
+    VanillaTransformerVisionModel,
+)
 from .pipelines import register_pipelines
 from .tokenization_vanilla_transformer import VanillaTransformerTokenizer
 
 __version__ = "0.1.0"
 
 MODEL_CLASSES = {
-    AutoModel: VanillaTransformerModel,
-    AutoModelForSeq2SeqLM: VanillaTransformerForConditionalGeneration,
-    AutoModelForCausalLM: VanillaTransformerForCausalLM,
-    AutoModelForMaskedLM: VanillaTransformerForMaskedLM,
-    AutoModelForSequenceClassification: VanillaTransformerForSequenceClassification,
-    AutoModelForTokenClassification: VanillaTransformerForTokenClassification,
-    AutoModelForQuestionAnswering: VanillaTransformerForQuestionAnswering,
+    VanillaTransformerConfig: {
+        AutoModel: VanillaTransformerModel,
+        AutoModelForSeq2SeqLM: VanillaTransformerForConditionalGeneration,
+        AutoModelForCausalLM: VanillaTransformerForCausalLM,
+        AutoModelForMaskedLM: VanillaTransformerForMaskedLM,
+        AutoModelForSequenceClassification: VanillaTransformerForSequenceClassification,
+        AutoModelForTokenClassification: VanillaTransformerForTokenClassification,
+        AutoModelForQuestionAnswering: VanillaTransformerForQuestionAnswering,
+    },
+    VanillaTransformerVisionConfig: {
+        AutoModel: VanillaTransformerVisionModel,
+        AutoModelForImageClassification: VanillaTransformerVisionForImageClassification,
+    },
+    VanillaTransformerDetectionConfig: {
+        AutoModel: VanillaTransformerDetectionModel,
+        AutoModelForObjectDetection: VanillaTransformerDetectionForObjectDetection,
+    },
 }
 
-AutoConfig.register(VanillaTransformerConfig.model_type, VanillaTransformerConfig, exist_ok=True)
-for auto_class, model_class in MODEL_CLASSES.items():
-    auto_class.register(VanillaTransformerConfig, model_class, exist_ok=True)
-    model_class.register_for_auto_class(auto_class)  # saves the code with the model
-VanillaTransformerConfig.register_for_auto_class()
+for config_class, model_classes in MODEL_CLASSES.items():
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    config_class.register_for_auto_class()  # saves the code with the model
+    for auto_class, model_class in model_classes.items():
+        auto_class.register(config_class, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class)
 AutoTokenizer.register(VanillaTransformerConfig, VanillaTransformerTokenizer, exist_ok=True)
 VanillaTransformerTokenizer.register_for_auto_class()
+for config_class in (VanillaTransformerVisionConfig, VanillaTransformerDetectionConfig):
+    AutoImageProcessor.register(
+        config_class, image_processor_classes={"pil": VanillaTransformerImageProcessor}, exist_ok=True
+    )
+VanillaTransformerImageProcessor.register_for_auto_class()
 register_pipelines()
 
 __all__ = [
+    "DETECTION_PRESETS",
     "PRESETS",
+    "VISION_PRESETS",
     "VanillaTransformerConfig",
+    "VanillaTransformerDetectionConfig",
+    "VanillaTransformerDetectionForObjectDetection",
+    "VanillaTransformerDetectionModel",
     "VanillaTransformerForCausalLM",
     "VanillaTransformerForConditionalGeneration",
     "VanillaTransformerForMaskedLM",
     "VanillaTransformerForQuestionAnswering",
     "VanillaTransformerForSequenceClassification",
     "VanillaTransformerForTokenClassification",
+    "VanillaTransformerImageProcessor",
     "VanillaTransformerModel",
     "VanillaTransformerPreTrainedModel",
     "VanillaTransformerTokenizer",
+    "VanillaTransformerVisionConfig",
+    "VanillaTransformerVisionForImageClassification",
+    "VanillaTransformerVisionModel",
 ]

@@ -53,23 +53,51 @@ PRESETS: dict[str, dict] = {
     },
 }
 
+# Sizes of Dosovitskiy et al. 2021, table 1 (the DeiT paper's for "small"), and of Hassani et al. 2021 for
+# images of 32 pixels.
 VISION_PRESETS: dict[str, dict] = {
     "tiny": {
+        "image_size": 32,
+        "patch_size": 4,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_attention_heads": 4,
         "encoder_layers": 3,
     },
+    "vit-lite-7-4": {
+        "image_size": 32,
+        "patch_size": 4,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "encoder_layers": 7,
+    },
+    "small": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6},
     "base": {},
+    "large": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "encoder_layers": 24,
+    },
 }
 
 DETECTION_PRESETS: dict[str, dict] = {
     "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 96,
+        "intermediate_size": 192,
         "num_attention_heads": 4,
         "encoder_layers": 2,
         "decoder_layers": 2,
+        "num_queries": 30,
+    },
+    "small": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "num_queries": 60,
     },
     "base": {},
 }
@@ -200,6 +228,9 @@ class VanillaTransformerConfig(LayersConfig):
         max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
             length up to which inputs are meant to go.
         tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
+        pooling: what stands for a whole text that is classified: "mean" of its tokens, or "class_token", its
+            first one, for which the tokenizer puts `<s>` in front.
+        word_dropout: share of a text's tokens that are hidden while it is learned to be classified.
         use_cache: whether the decoder returns its keys and values, so that generation computes each once.
 
     Raises:
@@ -226,6 +257,8 @@ class VanillaTransformerConfig(LayersConfig):
     position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
+    pooling: Literal["mean", "class_token"] = "mean"
+    word_dropout: float | int = 0.0
     use_cache: bool = True
     bos_token_id: int | None = 0
     pad_token_id: int | None = 1
@@ -236,6 +269,8 @@ class VanillaTransformerConfig(LayersConfig):
         require_positive(self, "vocab_size", "max_position_embeddings")
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
+        if not 0 <= self.word_dropout < 1:
+            raise ValueError(f"word_dropout={self.word_dropout} must be at least 0 and below 1")
 
 
 @strict
@@ -245,9 +280,14 @@ class VanillaTransformerVisionConfig(LayersConfig):
     Besides the fields of `LayersConfig`:
 
     Args:
-        image_size: height and width in pixels of the images that positions are made for.
+        image_size: height and width in pixels of the images that positions are made for; for images of other
+            sizes they are interpolated.
         patch_size: height and width in pixels of a patch, a "word" of the image.
+        stem: "patches" projects each patch alone; "convolutions" sees across their borders, which learns
+            faster from few images (a power of 2 as patch_size).
         num_channels: of the images, 3 for RGB.
+        position_embedding_type: "learned", or "sinusoidal" in two dimensions.
+        pooling: what stands for the whole image: a "class_token" in front of the patches, or their "mean".
 
     Raises:
         ValueError: naming the values, when they do not fit together.
@@ -264,7 +304,10 @@ class VanillaTransformerVisionConfig(LayersConfig):
 
     image_size: int = 224
     patch_size: int = 16
+    stem: Literal["patches", "convolutions"] = "patches"
     num_channels: int = 3
+    position_embedding_type: Literal["learned", "sinusoidal"] = "learned"
+    pooling: Literal["class_token", "mean"] = "class_token"
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_attention_heads: int = 12
@@ -275,6 +318,26 @@ class VanillaTransformerVisionConfig(LayersConfig):
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
 
+    def validate_image(self):
+        require_positive(self, "image_size", "patch_size", "num_channels")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}"
+            )
+        if self.stem == "convolutions" and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size={self.patch_size} must be a power of 2 for stem='convolutions'")
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of 4 for sinusoidal positions"
+            )
+
+    def validate_stacks(self):
+        if self.decoder_layers or not self.encoder_layers:
+            raise ValueError(
+                f"images are read by an encoder alone, but encoder_layers={self.encoder_layers} and "
+                f"decoder_layers={self.decoder_layers}"
+            )
+
 
 @strict
 class VanillaTransformerDetectionConfig(LayersConfig):
@@ -283,25 +346,58 @@ class VanillaTransformerDetectionConfig(LayersConfig):
     Besides the fields of `LayersConfig`:
 
     Args:
+        num_channels: of the images, 3 for RGB.
+        patch_size: height and width in pixels of a cell, a "word" of the image; objects much smaller are hard
+            to find.
+        stem: "convolutions" sees across the borders of the cells, which learns faster (a power of 2 as
+            patch_size); "patches" projects each alone.
         num_queries: object queries, the most objects that can be found in an image.
+        anchor_size: height and width, in cells, of the boxes that every cell begins with: a typical object's.
 
     Raises:
         ValueError: naming the values, when they do not fit together.
     """
 
     model_type = "vanilla_transformer_detection"
+    keys_to_ignore_at_inference = [
+        *("loss_dict", "auxiliary_outputs", "last_hidden_state"),
+        *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
+        *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
+    ]
     presets = DETECTION_PRESETS
     code = {
+        "AutoModel": "modeling_vanilla_transformer_detection.VanillaTransformerDetectionModel",
         "AutoModelForObjectDetection": (
             "modeling_vanilla_transformer_detection.VanillaTransformerDetectionForObjectDetection"
         ),
     }
 
     num_channels: int = 3
+    patch_size: int = 16
+    stem: Literal["patches", "convolutions"] = "convolutions"
     num_queries: int = 100
+    anchor_size: float | int = 3
     hidden_size: int = 256
     intermediate_size: int = 2048
     norm_position: Literal["post", "pre"] = "pre"
+
+    def validate_image(self):
+        require_positive(self, "num_channels", "patch_size", "num_queries")
+        if self.anchor_size <= 0:
+            raise ValueError(f"anchor_size={self.anchor_size} must be more than 0")
+        if self.stem == "convolutions" and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size={self.patch_size} must be a power of 2 for stem='convolutions'")
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of 4 for positions in two dimensions"
+            )
+
+    def validate_stacks(self):
+        if not (self.encoder_layers and self.decoder_layers):
+            raise ValueError(
+                f"detection takes both stacks, but encoder_layers={self.encoder_layers} and "
+                f"decoder_layers={self.decoder_layers}"
+            )
 
 
 __all__ = [

@@ -223,13 +223,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         memory: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        memory_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
         def attend_to_self(x):
-            return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
+            return self.self_attn(x, attention_mask=attention_mask, positions=positions, **kwargs)[0]
 
         def attend_to_memory(x):
-            return self.cross_attn(x, memory, memory_mask, **kwargs)[0]
+            places = {"positions": positions, "memory_positions": memory_positions}
+            return self.cross_attn(x, memory, memory_mask, **places, **kwargs)[0]
 
         states = self.self_attn_add_norm(states, attend_to_self)
         if self.has_cross_attention:

@@ -29,8 +29,19 @@ USE = {
     "object-detection": Use("picture.png", "label"),
 }
 
-METRIC_NAMES = {"bleu": "BLEU", "sacrebleu": "BLEU", "chrf": "chrF", "loss": "cross-entropy"}
-NOT_QUALITY = ("runtime", "_per_second", "_preparation_time", "_signature")  # of what the Trainer reports
+METRIC_NAMES = {
+    "bleu": "BLEU",
+    "sacrebleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "loss": "cross-entropy",
+}
+# Of what the Trainer and the recipes report.
+NOT_QUALITY = ("runtime", "_per_second", "_preparation_time", "_signature", "epoch")
+NOT_QUALITY += ("tokens", "words", "characters")  # how much text a score is of
 
 TEMPLATE = """\
 ---
@@ -160,9 +171,7 @@ def write_model_card(
             metric_type=metric,
             metric_name=METRIC_NAMES.get(metric, metric.replace("_", " ")),
             metric_value=value,
-            metric_args={"signature": signature}
-            if (signature := metrics.get(f"{metric}_signature"))
-            else None,
+            metric_args={"signature": signature} if (signature := signature_of(metric, metrics)) else None,
         )
         for split, metrics in results.items()
         for metric, value in metrics.items()
@@ -198,6 +207,12 @@ def write_model_card(
     )
     card.save(folder / "README.md")
     return folder / "README.md"
+
+
+def signature_of(metric: str, metrics: Mapping[str, float | str]) -> str | None:
+    """That of its own name, or of the family's: `rouge_signature` is rouge1's and rougeL's."""
+    signed = {name.removesuffix("_signature"): name for name in metrics if name.endswith("_signature")}
+    return next((metrics[name] for family, name in signed.items() if metric.startswith(family)), None)
 
 
 def table_row(score: EvalResult) -> list[str]:

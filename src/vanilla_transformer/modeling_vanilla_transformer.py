@@ -473,7 +473,7 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
 
 
 class VanillaTransformerForSequenceClassification(EncoderHead):
-    """The mean of the encoder's output over real tokens, projected to the labels."""
+    """The text as one vector, the mean over its tokens or the first one's, projected to the labels."""
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -491,17 +491,35 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Labels `(batch,)`; `(batch, labels)` of 0 and 1 for several per text; real for regression."""
+        if self.training and self.config.word_dropout:
+            if attention_mask is None:
+                words = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+                attention_mask = torch.ones_like(words, dtype=torch.long)
+            attention_mask = hide_words(attention_mask, self.config.word_dropout)
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         states = outputs.last_hidden_state  # (batch, length, width)
-        if attention_mask is None:
-            attention_mask = states.new_ones(states.shape[:2])
-        real = attention_mask[..., None].to(states.dtype)
-        mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
-        logits = self.classifier(self.dropout(mean))
+        if self.config.pooling == "class_token":
+            text = states[:, 0]  # (batch, width)
+        elif attention_mask is None:
+            text = states.mean(1)
+        else:
+            real = attention_mask[..., None].to(states.dtype)
+            text = (states * real).sum(1) / real.sum(1).clamp(min=1)
+        logits = self.classifier(self.dropout(text))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def hide_words(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
+    """The mask `(batch, length)` without a share of the tokens, drawn anew at each call; the first one stays.
+
+    Word dropout (Iyyer et al. 2015): what is hidden is neither attended to nor part of the mean.
+    """
+    kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= share
+    kept[:, 0] = True
+    return attention_mask * kept
 
 
 class VanillaTransformerForTokenClassification(EncoderHead):

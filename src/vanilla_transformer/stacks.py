@@ -93,8 +93,7 @@ class Encoder(VanillaTransformerPreTrainedModel):
         states = self.dropout(states)
         for layer in self.layers:
             states = layer(states, mask, packing=inside, positions=positions, **kwargs)
-        states = self.norm(states)
-        return BaseModelOutput(last_hidden_state=states if inside is packing else inside.unpack(states))
+        return BaseModelOutput(last_hidden_state=unpack(inside, self.norm(states), packing))
 
 
 class Decoder(VanillaTransformerPreTrainedModel):
@@ -129,6 +128,7 @@ class Decoder(VanillaTransformerPreTrainedModel):
         encoder_packing: Packing | None = None,
         positions: torch.Tensor | None = None,
         memory_positions: torch.Tensor | None = None,
+        layer_outputs: list[torch.Tensor] | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
@@ -142,6 +142,8 @@ class Decoder(VanillaTransformerPreTrainedModel):
             packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
             positions, memory_positions: `(batch, length, width)`, `(batch, source length, width)`, added to
                 queries and keys in every layer.
+            layer_outputs: a list to which the output of each layer is added as if it were the last: for heads
+                that learn from all of them.
         """
         if self.is_causal:
             cache = own_cache(past_key_values)
@@ -166,22 +168,27 @@ class Decoder(VanillaTransformerPreTrainedModel):
                 encoder_hidden_states,
                 mask,
                 memory_mask,
+                positions,
+                memory_positions,
                 past_key_values=past_key_values,
                 packing=inside,
                 memory_packing=encoder_packing,
-                positions=positions,
-                memory_positions=memory_positions,
                 **kwargs,
             )
-        states = self.norm(states)
+            if layer_outputs is not None:
+                layer_outputs.append(unpack(inside, self.norm(states), packing))
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=states if inside is packing else inside.unpack(states),
-            past_key_values=past_key_values,
+            last_hidden_state=unpack(inside, self.norm(states), packing), past_key_values=past_key_values
         )
 
 
 def pack(packing: Packing | None, padded: torch.Tensor | None) -> torch.Tensor | None:
     return padded if packing is None or padded is None else packing.pack(padded)
+
+
+def unpack(inside: Packing | None, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """Undoes what the caller did not ask for."""
+    return states if inside is packing else inside.unpack(states)
 
 
 def packing_for_norm(stack: nn.Module, attention_mask: torch.Tensor | None) -> Packing | None:

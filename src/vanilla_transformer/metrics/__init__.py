@@ -1,16 +1,25 @@
-"""Metrics for `evaluate` that need no network: BLEU, chrF, perplexity, token accuracy."""
+"""Metrics for `evaluate` that need no network, of texts, tokens and classes."""
 
 import difflib
 import importlib
 
-# Imported when asked for: `evaluate` and sacreBLEU take a second.
+# Name -> module and class. Imported when asked for: `evaluate`, sacreBLEU and scikit-learn take seconds.
 NAMES = {
-    "sacrebleu": "SacreBleu",
-    "chrf": "Chrf",
-    "perplexity": "Perplexity",
-    "token_accuracy": "TokenAccuracy",
+    "sacrebleu": ("scores", "SacreBleu"),
+    "chrf": ("scores", "Chrf"),
+    "perplexity": ("scores", "Perplexity"),
+    "bits_per_character": ("scores", "BitsPerCharacter"),
+    "token_accuracy": ("scores", "TokenAccuracy"),
+    "rouge": ("rouge", "Rouge"),
+    "accuracy": ("classification", "Accuracy"),
+    "precision": ("classification", "Precision"),
+    "recall": ("classification", "Recall"),
+    "f1": ("classification", "F1"),
+    "confusion_matrix": ("classification", "ConfusionMatrix"),
+    "mean_average_precision": ("detection", "MeanAveragePrecision"),
 }
-__all__ = [*NAMES.values(), "load_metric"]
+MODULES = {class_name: module for module, class_name in NAMES.values()}
+__all__ = [*MODULES, "load_metric"]
 
 
 def load_metric(name, **options):
@@ -19,10 +28,10 @@ def load_metric(name, **options):
         near = difflib.get_close_matches(name, NAMES, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"there is no metric {name!r}{meant}, only {', '.join(NAMES)}")
-    return getattr(importlib.import_module(f"{__name__}.scores"), NAMES[name])(**options)
+    return __getattr__(NAMES[name][1])(**options)
 
 
 def __getattr__(name):
-    if name in NAMES.values():
-        return getattr(importlib.import_module(f"{__name__}.scores"), name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -117,7 +117,8 @@ class Perplexity(OfflineMetric):
     """exp of the negative log-likelihood per token of the whole corpus, however it was cut into batches.
 
     `nll` holds sums of negative natural log-likelihoods, one for each sentence or batch, and `tokens` the
-    number of tokens in each, without padding. Label smoothing has no place in it.
+    number of tokens in each, without padding. Label smoothing has no place in it. Models that divide text
+    into other tokens have perplexities of other things: `bits_per_character` compares them.
     """
 
     name = "perplexity"
@@ -137,6 +138,30 @@ class Perplexity(OfflineMetric):
         mean = math.fsum(nll) / total
         with np.errstate(over="ignore"):  # it is infinite then
             return {"perplexity": float(np.exp(mean)), "loss": mean, "tokens": total}
+
+
+class BitsPerCharacter(OfflineMetric):
+    """Bits that the model needs for a character of the corpus, whatever tokens it divides the text into.
+
+    `nll` holds sums of negative natural log-likelihoods, one for each text or batch, and `characters` the
+    number of characters in each: all that the sum predicts, line ends among them where it predicts those.
+    """
+
+    name = "bits_per_character"
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="nll: summed negative log-likelihoods; characters: of the text of each",
+            features=Features({"nll": Value("float64"), "characters": Value("int64")}),
+        )
+
+    def _compute(self, nll, characters):
+        total = sum(characters)
+        if total < 1:
+            raise ValueError(f"bits_per_character needs characters to divide by, got {total}")
+        return {"bits_per_character": math.fsum(nll) / math.log(2) / total, "characters": total}
 
 
 class TokenAccuracy(OfflineMetric):

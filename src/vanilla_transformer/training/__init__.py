@@ -11,7 +11,7 @@ from .batching import (
 )
 from .callbacks import TrainingInterrupted
 from .schedule import get_noam_schedule, noam_lambda, noam_rate
-from .trainer import VanillaTransformerTrainer, translation_metrics
+from .trainer import VanillaTransformerTrainer, summarization_metrics, translation_metrics
 
 __all__ = [
     "Seq2SeqCollator",
@@ -28,5 +28,6 @@ __all__ = [
     "noam_rate",
     "padding_report",
     "sequence_lengths",
+    "summarization_metrics",
     "translation_metrics",
 ]

@@ -138,18 +138,20 @@ class Throughput(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the batch sampler which epoch begins.
+    """Tells the batch sampler, and the data set that wants to know, which epoch begins.
 
     transformers does so too, but not where the epoch is resumed in its midst by several processes: there
-    the sampler is wrapped once more, and would start over with the first epoch's order.
+    the sampler is wrapped once more, and would start over with the first epoch's order. Nor does it reach a
+    data set whose batches are dealt out to several processes.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         sampler = train_dataloader.batch_sampler
         while sampler is not None and not hasattr(sampler, "set_epoch"):
             sampler = getattr(sampler, "batch_sampler", None)
-        if sampler is not None:
-            sampler.set_epoch(int(state.epoch))
+        for part in (sampler, train_dataloader.dataset):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(int(state.epoch))
 
 
 class AveragingCallback(TrainerCallback):

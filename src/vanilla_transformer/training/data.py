@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from .batching import sequence_lengths
 from .settings import InputError, nearest
 from .sources import (
     READERS,
@@ -42,6 +44,10 @@ class DataArguments(TextArguments):
             "or two text files, source then target, with one sentence a line: train.en train.de"
         },
     )
+    task: Literal["translation", "summarization"] = field(
+        default="translation",
+        metadata={"help": "what the target is to the source; decides the scores and the pipeline"},
+    )
     source_lang: str | None = field(
         default=None, metadata={"help": "language code of the source, such as en"}
     )
@@ -64,6 +70,13 @@ class DataArguments(TextArguments):
         default=256,
         metadata={"help": "in tokens: pairs with a longer target are left out of training, and counted"},
     )
+    truncate_source: bool = field(
+        default=False,
+        metadata={
+            "help": "cut longer sources to max_source_length, in training, scoring and use; for documents, "
+            "whose beginning tells most"
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,6 +90,29 @@ class DataArguments(TextArguments):
         for name in ("max_source_length", "max_target_length"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 2")
+
+
+@dataclass
+class DecodingArguments:
+    """The beam search of the final score; it is stored with the model (section 6.1)."""
+
+    _argument_group_name = "decoding"
+
+    num_beams: int = field(default=4, metadata={"help": "hypotheses that beam search keeps"})
+    alpha: float = field(default=0.6, metadata={"help": "of the length penalty ((5 + length) / 6)^alpha"})
+    max_extra_tokens: int = field(
+        default=50,
+        metadata={"help": "longest translation, in tokens beyond the input; a summary has max_target_length"},
+    )
+    no_repeat_ngram_size: int = field(
+        default=0, metadata={"help": "no so many tokens in a row come twice in an output; 0 allows all"}
+    )
+
+    def __post_init__(self):
+        if self.num_beams < 1:
+            raise InputError(f"num_beams={self.num_beams} must be at least 1")
+        if self.max_extra_tokens < 0:
+            raise InputError(f"max_extra_tokens={self.max_extra_tokens} must not be negative")
 
 
 def load_splits(data: DataArguments) -> dict[str, Dataset | IterableDataset]:
@@ -109,7 +145,10 @@ def encode_splits(
     Training pairs beyond `max_source_length` or `max_target_length` tokens are left out. The other splits
     keep every pair, for a score is of all of them, with its texts; only a source of more than `longest`
     tokens, the positions that the model has, is cut. They are ordered by length; `row` is the place before.
+    With `truncate_source` all sources are cut to `max_source_length`, and none is left out.
     """
+    if data.truncate_source:
+        longest = min(longest, data.max_source_length)
     return {
         name: _encode_training(dataset, tokenizer, data)
         if name == "train"
@@ -119,12 +158,16 @@ def encode_splits(
 
 
 def _encode_training(dataset, tokenizer, data: DataArguments):
-    limits = f"max_source_length={data.max_source_length} or max_target_length={data.max_target_length}"
+    limits = f"max_target_length={data.max_target_length}"
+    if not data.truncate_source:
+        limits = f"max_source_length={data.max_source_length} or {limits}"
     streaming = isinstance(dataset, IterableDataset)
     skips = Skips(f"left out %d training pairs with more tokens than {limits} so far") if streaming else None
 
     def encode(rows: dict) -> dict:
         sources, targets = _ids(rows, tokenizer)
+        if data.truncate_source:
+            sources = [_cut(source, data.max_source_length) for source in sources]
         kept = [
             (source, target)
             for source, target in zip(sources, targets)
@@ -148,6 +191,10 @@ def _encode_training(dataset, tokenizer, data: DataArguments):
     if gone := len(dataset) - len(encoded):
         text = "left out %d of %d training pairs with more tokens than %s"
         logger.warning(text, gone, len(dataset), limits)
+    if data.truncate_source:
+        full = int((sequence_lengths(encoded, "input_ids") == data.max_source_length).sum())
+        text = "%d of %d training sources fill max_source_length=%d; what they had beyond it is cut"
+        logger.info(text, full, len(encoded), data.max_source_length)
     return encoded
 
 
@@ -155,7 +202,7 @@ def _encode_held_out(name: str, dataset: Dataset, tokenizer, longest: int) -> Da
     def encode(rows: dict, numbers: list[int]) -> dict:
         sources, targets = _ids(rows, tokenizer)
         lengths = [len(source) for source in sources]
-        sources = [ids if len(ids) <= longest else ids[: longest - 1] + ids[-1:] for ids in sources]
+        sources = [_cut(source, longest) for source in sources]
         return {"input_ids": sources, "labels": targets, "row": numbers, "length": lengths}
 
     encoded = dataset.map(encode, batched=True, with_indices=True, desc=f"Encoding the {name} pairs")
@@ -164,6 +211,11 @@ def _encode_held_out(name: str, dataset: Dataset, tokenizer, longest: int) -> Da
         logger.warning("%s: cut %d of %d sources to %d tokens", name, cut, len(lengths), longest)
     # By length, for batches with little padding; the longest first, so that memory fails at once or never.
     return encoded.select(np.argsort(-lengths, kind="stable")).remove_columns("length")
+
+
+def _cut(ids: list[int], longest: int) -> list[int]:
+    """At most `longest` tokens, the last of which stays </s>."""
+    return ids if len(ids) <= longest else ids[: longest - 1] + ids[-1:]
 
 
 def _ids(rows: dict, tokenizer) -> tuple[list[list[int]], list[list[int]]]:

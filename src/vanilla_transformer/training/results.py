@@ -107,21 +107,30 @@ def _speeds(log_history: list[dict]) -> dict[str, float]:
     return {name: float(np.mean([entry.get(name, 0) for entry in logs])) for name in names}
 
 
-def write_translations(
-    split: Dataset, predictions: np.ndarray, tokenizer: PreTrainedTokenizerBase, output_dir: str
+# The file with a task's outputs, and what one of them is called.
+OUTPUTS = {
+    "translation": ("translations.jsonl", "translation"),
+    "summarization": ("summaries.jsonl", "summary"),
+}
+
+
+def write_outputs(
+    split: Dataset, predictions: np.ndarray, tokenizer: PreTrainedTokenizerBase, output_dir: str, task: str
 ):
-    """translations.jsonl in the order of the data, and five of them, evenly spread, on the screen.
+    """The texts that the model wrote, in the order of the data, and five, evenly spread, on the screen.
 
     Args:
         split: what `encode_splits` gave for the held-out data.
         predictions: token ids (rows of split, length), padded with the pad token or -100.
+        task: a key of OUTPUTS.
     """
+    file_name, output = OUTPUTS[task]
     ids = np.where(predictions < 0, tokenizer.pad_token_id, predictions)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     rows = sorted(zip(split["row"], split["source"], split["target"], texts))
-    with open(Path(output_dir, "translations.jsonl"), "w", encoding="utf-8") as file:
+    with open(Path(output_dir, file_name), "w", encoding="utf-8") as file:
         for _, source, reference, text in rows:
-            line = {"source": source, "reference": reference, "translation": text}
+            line = {"source": source, "reference": reference, output: text}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     for _, source, reference, text in rows[:: max(1, len(rows) // 5)][:5]:
-        print(f"\n  source       {source}\n  reference    {reference}\n  translation  {text}")
+        print(f"\n  {'source':12} {source}\n  {'reference':12} {reference}\n  {output:12} {text}")

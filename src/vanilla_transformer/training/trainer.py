@@ -70,6 +70,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if args.should_save:
             _check_writable(args.output_dir)
         super().__init__(model, args, *positional, **keywords)
+        if args.attn_implementation:
+            self.model.set_attn_implementation(args.attn_implementation)
         self.label_smoother = None  # compute_loss smooths
         self.model_accepts_loss_kwargs = True  # so that the target tokens of an update are counted
         forward = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
@@ -332,7 +334,10 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         step = super(Seq2SeqTrainer, self).prediction_step  # Seq2SeqTrainer's keeps no logits if it generates
         if not is_class_ids(inputs.get("labels")) and not self.args.predict_with_generate:
-            return step(model, inputs, prediction_loss_only, ignore_keys)
+            loss, outputs, labels = step(model, inputs, prediction_loss_only, ignore_keys)
+            if isinstance(labels, list):  # objects, of which no two images have as many: gathered by name
+                labels = torch.cat([label["image_id"] for label in labels])
+            return loss, outputs, labels
         loss = outputs = labels = None
         if inputs.get("labels") is not None:
             loss, outputs, labels = step(model, inputs, False, ignore_keys)
@@ -513,6 +518,30 @@ def translation_metrics(tokenizer, references=None, metrics=("sacrebleu", "chrf"
 
     loaded = {name.removeprefix("sacre"): load_metric(name, lowercase=lowercase) for name in metrics}
 
+    def score(texts):
+        results = {name: metric.compute(**texts) for name, metric in loaded.items()}
+        scores = {name: result["score"] for name, result in results.items()}
+        return scores | {f"{name}_signature": result["signature"] for name, result in results.items()}
+
+    return _scorer_of_texts(score, tokenizer, references)
+
+
+def summarization_metrics(tokenizer, references=None):
+    """As `translation_metrics`, by ROUGE-1, -2, -L and -Lsum between 0 and 100, of stemmed words."""
+    from ..metrics import load_metric
+
+    rouge = load_metric("rouge")
+
+    def score(texts):
+        scores = rouge.compute(**texts)
+        return {"rouge_signature": scores.pop("signature")} | {
+            name: 100 * value for name, value in scores.items()
+        }
+
+    return _scorer_of_texts(score, tokenizer, references)
+
+
+def _scorer_of_texts(score, tokenizer, references):
     def decode(ids):
         ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -521,12 +550,8 @@ def translation_metrics(tokenizer, references=None, metrics=("sacrebleu", "chrf"
         guesses = decode(prediction.predictions)
         targets = decode(prediction.label_ids) if references is None else list(references)
         if len(guesses) != len(targets):
-            raise ValueError(f"{len(guesses)} translations but {len(targets)} references")
-        scores = {}
-        for name, metric in loaded.items():
-            result = metric.compute(predictions=guesses, references=targets)
-            scores |= {name: result["score"], f"{name}_signature": result["signature"]}
-        return scores
+            raise ValueError(f"{len(guesses)} outputs but {len(targets)} references")
+        return score({"predictions": guesses, "references": targets})
 
     return compute
 

@@ -1,0 +1,123 @@
+"""Train the Transformer's encoder to classify images, score it, and leave a model that pipeline() reads.
+
+python recipes/image_classification.py recipes/image_classification/quickstart.yaml --output_dir outputs/mine
+python recipes/image_classification.py --dataset folder_of_folders --validation_share 0.1 --model.preset small
+torchrun --nproc-per-node 8 recipes/image_classification.py recipes/image_classification/imagenet.yaml
+"""
+
+import logging
+import sys
+import time
+
+import numpy as np
+from transformers import AutoModelForImageClassification, set_seed
+
+from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig
+from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
+from vanilla_transformer.training.augmentation import Augmentation, AugmentationArguments, Mix
+from vanilla_transformer.training.classification import (
+    class_report,
+    class_weights,
+    classification_loss,
+    classification_metrics,
+    write_class_report,
+)
+from vanilla_transformer.training.images import (
+    ImageArguments,
+    ImageCollator,
+    ImageStream,
+    LabelledImages,
+    load_splits,
+    write_predictions,
+)
+from vanilla_transformer.training.results import publish
+from vanilla_transformer.training.settings import parse, prepare_output_dir
+
+logger = logging.getLogger("image_classification")
+
+
+def main():
+    began = time.perf_counter()
+    model_settings, data, augmentation, args = settings()
+    logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
+    set_seed(args.seed)
+    checkpoint = prepare_output_dir(args)
+
+    with args.main_process_first(desc="reading the data"):
+        splits = load_splits(data, seed=args.seed)
+    names = splits["train"].features["label"].names
+    config = VanillaTransformerVisionConfig.from_preset(
+        model_settings.get("preset", "base"),
+        **{name: value for name, value in model_settings.items() if name != "preset"},
+        id2label=dict(enumerate(names)),
+        label2id={name: id for id, name in enumerate(names)},
+    )
+    size = {"height": config.image_size, "width": config.image_size}
+    image_processor = VanillaTransformerImageProcessor(size=size)
+
+    change = Augmentation(augmentation, args.seed)
+    train = (
+        ImageStream(splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size), change)
+        if data.streaming
+        else LabelledImages(splits["train"], change, data.keep_decoded)
+    )
+    held_out = {name: LabelledImages(rows) for name, rows in splits.items() if name != "train"}
+    mix = Mix(augmentation, args.seed, len(names)) if augmentation.mixup or augmentation.cutmix else None
+    weights = class_weights(np.bincount(train.labels, minlength=len(names))) if data.balance_classes else None
+
+    model = AutoModelForImageClassification.from_config(config)
+    images = "a stream of" if data.streaming else f"{len(train):,}"
+    logger.info("%s parameters, %s images to train on", f"{model.num_parameters():,}", images)
+
+    args.remove_unused_columns = False  # the collator needs the images, which the model never sees
+    trainer = VanillaTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out.get("validation"),
+        data_collator=ImageCollator(image_processor, mix),
+        processing_class=image_processor,
+        compute_loss_func=classification_loss(weights, args.label_smoothing_factor)
+        if mix or weights
+        else None,
+        compute_metrics=classification_metrics(names),
+    )
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+    scores = {}
+    for name, dataset in held_out.items():
+        scored = trainer.predict(dataset, metric_key_prefix=name)
+        scores[name] = scored.metrics
+        if trainer.is_world_process_zero():  # what is left is of the last one
+            write_class_report(class_report(scored.predictions, scored.label_ids, names), args.output_dir)
+            write_predictions(scored.label_ids, scored.predictions, names, args.output_dir)
+    publish(
+        trainer,
+        task="image-classification",
+        data=f"{data.described()}, {images} images of the classes {', '.join(names[:20])}",
+        scores=scores,
+        model_settings=model_settings,
+        began=began,
+        facts=trained.metrics,
+        shown=("per_device_train_batch_size", "label_smoothing_factor", "weight_decay"),
+    )
+
+
+def settings(argv: list[str] | None = None) -> tuple:
+    return parse(
+        VanillaTransformerVisionConfig,
+        ImageArguments,
+        AugmentationArguments,
+        VanillaTransformerTrainingArguments,
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FloatingPointError, OSError, ValueError) as error:  # InputError among them
+        logger.debug("where it happened", exc_info=True)
+        sys.exit(f"error: {error}")

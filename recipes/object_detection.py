@@ -1,0 +1,103 @@
+"""Train the Transformer to find objects from scratch, score it, and leave a model that pipeline() reads.
+
+python recipes/object_detection.py recipes/object_detection/quickstart.yaml --output_dir outputs/mine --seed 7
+python recipes/object_detection.py --train_file boxes.json --train_images photos --output_dir outputs/mine
+torchrun --nproc-per-node 8 recipes/object_detection.py recipes/object_detection/coco.yaml
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from transformers import AutoModelForObjectDetection, set_seed
+
+from vanilla_transformer import VanillaTransformerDetectionConfig
+from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
+from vanilla_transformer.training.augmentation import AugmentationArguments
+from vanilla_transformer.training.detection import (
+    DetectionArguments,
+    DetectionCollator,
+    augment,
+    detection_metrics,
+    get_image_processor,
+    load_splits,
+)
+from vanilla_transformer.training.results import publish
+from vanilla_transformer.training.settings import parse, prepare_output_dir
+
+logger = logging.getLogger("object_detection")
+
+
+def main():
+    began = time.perf_counter()
+    model_settings, data, augmentation, args = settings()
+    logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
+    set_seed(args.seed)
+    checkpoint = prepare_output_dir(args)
+
+    with args.main_process_first(desc="reading the data"):
+        splits, names = load_splits(data, args.seed)
+    augment(splits["train"], augmentation, args.seed)
+    processor = get_image_processor(data)
+    sizes = {"preset": "base", **model_settings}
+    config = VanillaTransformerDetectionConfig.from_preset(
+        sizes.pop("preset"),
+        **sizes,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    model = AutoModelForObjectDetection.from_config(config)
+    logger.info("%s parameters, %d labels", f"{model.num_parameters():,}", len(names))
+
+    args.batch_eval_metrics = True  # images are scored as they come, and not kept
+    args.remove_unused_columns = False
+    validation, score = splits.get("validation"), None
+    if validation:
+        score = detection_metrics(processor, validation.annotations, names)
+    trainer = VanillaTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=validation,
+        data_collator=DetectionCollator(processor),
+        processing_class=processor,
+        compute_metrics=score,
+    )
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+    scores = {}
+    for name in [name for name in ("validation", "test") if name in splits]:
+        path = Path(args.output_dir, f"detections_{name}.jsonl") if trainer.is_world_process_zero() else None
+        trainer.compute_metrics = detection_metrics(processor, splits[name].annotations, names, path)
+        scores[name] = trainer.evaluate(splits[name], metric_key_prefix=name)
+    publish(
+        trainer,
+        task="object-detection",
+        data=f"{data.described()}, {len(splits['train']):,} images with {', '.join(names[:20])}",
+        scores=scores,
+        model_settings=model_settings,
+        began=began,
+        facts={"train_examples": len(splits["train"]), **trained.metrics},
+        shown=("per_device_train_batch_size", "learning_rate", "weight_decay"),
+    )
+
+
+def settings(argv: list[str] | None = None) -> tuple:
+    return parse(
+        VanillaTransformerDetectionConfig,
+        DetectionArguments,
+        AugmentationArguments,
+        VanillaTransformerTrainingArguments,
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FloatingPointError, OSError, ValueError) as error:  # InputError among them
+        logger.debug("where it happened", exc_info=True)
+        sys.exit(f"error: {error}")

@@ -1,0 +1,119 @@
+"""The vision models: an encoder that reads patches (Dosovitskiy et al. 2021), and a head for the image."""
+
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from .configuration_vanilla_transformer import VanillaTransformerVisionConfig
+from .embeddings import ConvolutionalStem, LearnedGrid, PatchEmbedding, SinusoidalGrid
+from .stacks import Encoder, VanillaTransformerPreTrainedModel
+
+
+class VanillaTransformerVisionPreTrainedModel(VanillaTransformerPreTrainedModel):
+    """What the vision models share."""
+
+    config_class = VanillaTransformerVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.encoder.embed_patches
+
+
+class VisionEncoder(Encoder):
+    """The encoder with its patch embeddings."""
+
+    config_class = VanillaTransformerVisionConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: VanillaTransformerVisionConfig):
+        super().__init__(config)
+        stem = ConvolutionalStem if config.stem == "convolutions" else PatchEmbedding
+        self.embed_patches = stem(config.num_channels, config.patch_size, config.hidden_size)
+        size = config.image_size // config.patch_size
+        self.embed_positions = (
+            LearnedGrid(size, config.hidden_size)
+            if config.position_embedding_type == "learned"
+            else SinusoidalGrid(size)
+        )
+        if config.pooling == "class_token":
+            self.class_token = nn.Embedding(1, config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_patches
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+        """Images `(batch, channels, height, width)` to vectors `(batch, length, width)`: the class token, if
+        there is one, then the patches, row by row."""
+        patches = self.embed_patches(pixel_values.to(self.dtype))
+        states = self.embed_positions(patches).flatten(1, 2)  # (batch, patches, width)
+        if self.config.pooling == "class_token":
+            first = self.class_token(torch.zeros_like(states[:, :1, 0], dtype=torch.long))
+            states = torch.cat((first, states), dim=1)
+        return super().forward(states, **kwargs)
+
+
+class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
+    """The encoder of images without a head; `pooler_output` `(batch, width)` stands for the whole image."""
+
+    def __init__(self, config: VanillaTransformerVisionConfig):
+        super().__init__(config)
+        self.encoder = VisionEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Images `(batch, channels, height, width)`, of any multiples of the patch size."""
+        outputs = self.encoder(pixel_values, **kwargs)
+        states = outputs.last_hidden_state
+        pooled = states[:, 0] if self.config.pooling == "class_token" else states.mean(1)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=pooled,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class VanillaTransformerVisionForImageClassification(VanillaTransformerVisionPreTrainedModel):
+    """What stands for the whole image, projected to the labels."""
+
+    def __init__(self, config: VanillaTransformerVisionConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = VanillaTransformerVisionModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """
+        Args:
+            pixel_values: `(batch, channels, height, width)`, of any multiples of the patch size.
+            labels: `(batch,)`; `(batch, labels)` of 0 and 1 for several per image; real for regression.
+        """
+        outputs = self.model(pixel_values, **kwargs)
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = [
+    "VanillaTransformerVisionForImageClassification",
+    "VanillaTransformerVisionModel",
+    "VanillaTransformerVisionPreTrainedModel",
+]

@@ -1,0 +1,352 @@
+"""Images with labels: where they come from, what is skipped, batches; the recipe from data to pipeline()."""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import pipeline
+
+from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig
+from vanilla_transformer.training.augmentation import Augmentation, AugmentationArguments, Mix
+from vanilla_transformer.training.images import (
+    ImageArguments,
+    ImageCollator,
+    ImageStream,
+    LabelledImages,
+    load_digits,
+    load_splits,
+    open_image,
+)
+from vanilla_transformer.training.settings import InputError
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes" / "image_classification").glob("*.yaml"))
+QUICKSTART = "recipes/image_classification/quickstart.yaml"
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+SETTINGS = {
+    **{"max_train_samples": 60, "max_validation_samples": 10, "max_steps": 2, "use_cpu": True},
+    **{"per_device_train_batch_size": 8, "eval_steps": 1, "save_steps": 1, "save_total_limit": 2},
+    **{"model.hidden_size": 16, "model.intermediate_size": 16, "model.encoder_layers": 1},
+    **{"logging_steps": 1, "warmup_steps": 1},
+}
+SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
+
+
+def picture(color: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    return Image.new("RGB", size, COLORS[color])
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """A folder for each class, in a folder for each split."""
+    for split, count in (("train", 4), ("validation", 2)):
+        for color in COLORS:
+            (tmp_path / split / color).mkdir(parents=True)
+            for number in range(count):
+                picture(color).save(tmp_path / split / color / f"{number}.png")
+    return tmp_path
+
+
+def parquet(path: Path, images: list, labels: list, **features) -> str:
+    features = {"image": ImageFeature(), "label": Value("string"), **features}
+    Dataset.from_dict({"image": images, "label": labels}, features=Features(features)).to_parquet(path)
+    return str(path)
+
+
+def told(rows: Dataset) -> list[str]:
+    """The color of each image, and the name of its label."""
+    names = rows.features["label"].names
+    values = {value: name for name, value in COLORS.items()}
+    return [f"{values[open_image(row['image']).getpixel((0, 0))]} {names[row['label']]}" for row in rows]
+
+
+def test_folders_of_classes(folders):
+    splits = load_splits(ImageArguments(dataset=str(folders)))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 12, "validation": 6}
+    assert splits["train"].features["label"].names == sorted(COLORS)
+    for rows in splits.values():
+        assert set(told(rows)) == {f"{color} {color}" for color in COLORS}
+
+
+def test_files_that_are_no_images_are_skipped_and_counted(folders, caplog):
+    whole = (folders / "train" / "red" / "0.png").read_bytes()
+    (folders / "train" / "red" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (folders / "train" / "blue" / "3.png").write_text("no picture")
+    with caplog.at_level(logging.WARNING):
+        splits = load_splits(ImageArguments(dataset=str(folders)))
+    assert len(splits["train"]) == 10
+    assert "skipped 2 of 12 rows whose image cannot be read" in caplog.text
+    assert set(told(splits["train"])) == {f"{color} {color}" for color in COLORS}
+
+
+def test_parquet_with_labels_as_text_and_gaps(tmp_path, caplog):
+    images = [picture("red"), picture("blue"), None, picture("red"), picture("blue")]
+    train = parquet(tmp_path / "train.parquet", images, ["r", "b", "r", None, "b"])
+    test = parquet(tmp_path / "test.parquet", [picture("red")] * 2, ["r", "b"])
+    with caplog.at_level(logging.WARNING):
+        splits = load_splits(ImageArguments(train_file=[train], test_file=[test]))
+    assert told(splits["train"]) == ["red r", "blue b", "blue b"]
+    assert "skipped 1 of 5 rows whose image cannot be read (rows 3)" in caplog.text
+    assert "skipped 1 of 5 rows without a label (rows 4)" in caplog.text
+    assert told(splits["test"]) == ["red r", "red b"]
+
+
+def test_other_names_of_columns(tmp_path):
+    rows = {"img": [picture("red"), picture("blue")], "coarse": [0, 0], "fine": [1, 0]}
+    kinds = {"img": ImageFeature(), "coarse": Value("int64"), "fine": ClassLabel(names=["b", "r"])}
+    Dataset.from_dict(rows, features=Features(kinds)).to_parquet(tmp_path / "train.parquet")
+    files = {"train_file": [str(tmp_path / "train.parquet")], "label_column": "fine"}
+    assert told(load_splits(ImageArguments(image_column="img", **files))["train"]) == ["red r", "blue b"]
+    with pytest.raises(InputError, match="image_column: .* has no column 'image'.*img, coarse, fine"):
+        load_splits(ImageArguments(**files))
+    with pytest.raises(InputError, match="image_column 'coarse' holds .*int64.*, not images"):
+        load_splits(ImageArguments(image_column="coarse", **files))
+
+
+def test_files_of_bytes_are_images(tmp_path):
+    picture("red").save(tmp_path / "red.png")
+    stored = (tmp_path / "red.png").read_bytes()
+    for name, kind, value in (("bytes", "binary", stored), ("paths", "string", str(tmp_path / "red.png"))):
+        rows = {"image": [value] * 2, "label": [0, 1]}
+        kinds = Features({"image": Value(kind), "label": ClassLabel(names=["r", "s"])})
+        Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / f"{name}.parquet")
+        splits = load_splits(ImageArguments(train_file=[str(tmp_path / f"{name}.parquet")]))
+        assert told(splits["train"]) == ["red r", "red s"]
+
+
+def test_labels_that_train_does_not_have(tmp_path):
+    train = parquet(tmp_path / "train.parquet", [picture("red"), picture("blue")], ["r", "b"])
+    test = parquet(tmp_path / "test.parquet", [picture("green")], ["g"])
+    with pytest.raises(InputError, match="row 1: the label 'g'"):
+        load_splits(ImageArguments(train_file=[train], test_file=[test]))
+
+
+def test_one_class_only(tmp_path):
+    train = parquet(tmp_path / "train.parquet", [picture("red")] * 3, ["r"] * 3)
+    with pytest.raises(InputError, match="'r' alone"):
+        load_splits(ImageArguments(train_file=[train]))
+
+
+def test_no_image_can_be_read(folders):
+    for path in folders.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no label"):
+        load_splits(ImageArguments(dataset=str(folders)))
+
+
+def test_a_share_of_every_class_is_held_out(tmp_path):
+    train = parquet(tmp_path / "train.parquet", [picture("red"), picture("blue")] * 10, ["r", "b"] * 10)
+    data = ImageArguments(train_file=[train], validation_share=0.2)
+    splits = load_splits(data, seed=3)
+    assert sorted(told(splits["validation"])) == ["blue b"] * 2 + ["red r"] * 2
+    assert len(splits["train"]) == 16
+    with pytest.raises(InputError, match="validation_share=0.05 leaves no example"):
+        load_splits(ImageArguments(train_file=[train], validation_share=0.05))
+
+
+def test_digits_are_dealt_out_once_and_for_all():
+    splits = load_digits()
+    assert [len(splits[name]) for name in ("train", "validation")] == [1438, 359]
+    seen = [open_image(image).tobytes() for rows in splits.values() for image in rows["image"]]
+    assert len(seen) == 1797
+    assert np.bincount(splits["validation"]["label"]).min() >= 34
+    again = load_digits()["validation"]
+    assert again["label"][:] == splits["validation"]["label"][:]
+    limited = load_splits(ImageArguments(dataset="digits", max_train_samples=50))
+    assert len(limited["train"]) == 50
+
+
+def augmented(rows, keep: bool = False) -> LabelledImages:
+    change = Augmentation(AugmentationArguments(flip=0.5, shift=0.3, rotate=30), seed=5)
+    return LabelledImages(rows, change, keep_decoded=keep)
+
+
+def pixels(example: dict) -> bytes:
+    return example["image"].tobytes()
+
+
+def test_what_is_kept_decoded_is_what_is_read():
+    rows = load_digits()["validation"].take(5)
+    kept, read = augmented(rows, keep=True), augmented(rows)
+    assert [pixels(kept[row]) for row in range(5)] == [pixels(read[row]) for row in range(5)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_is_augmented_anew_and_alike_in_any_worker(workers):
+    images = augmented(load_digits()["validation"].take(6))
+    loader = DataLoader(
+        images, batch_size=2, num_workers=workers, collate_fn=list, persistent_workers=workers > 0
+    )
+    epochs = []
+    for epoch in range(2):
+        images.set_epoch(epoch)
+        epochs.append([pixels(example) for batch in loader for example in batch])
+        assert epochs[-1] == [pixels(images[row]) for row in range(6)]
+    assert all(one != other for one, other in zip(*epochs))
+
+
+def test_a_stream_gives_what_the_rows_give_and_counts_what_it_skips(tmp_path, caplog):
+    images = [picture("red"), picture("blue"), None, picture("green")]
+    kind = ClassLabel(names=["r", "b", "g"])
+    train = parquet(tmp_path / "train.parquet", images, [0, 1, 0, 2], label=kind)
+    test = parquet(tmp_path / "test.parquet", images[:2], [0, 1], label=kind)
+    files = {"train_file": [train], "test_file": [test]}
+    splits = load_splits(ImageArguments(streaming=True, **files))
+    assert splits["train"].features["label"].names == kind.names
+    assert told(splits["test"]) == ["red r", "blue b"]
+    with caplog.at_level(logging.WARNING):
+        streamed = list(ImageStream(splits["train"]))
+    read = LabelledImages(load_splits(ImageArguments(**files))["train"])
+    assert [(pixels(one), one["labels"]) for one in streamed] == [
+        (pixels(read[row]), read[row]["labels"]) for row in range(3)
+    ]
+    assert "skipped 1 rows" in caplog.text
+    with pytest.raises(InputError, match="keep_decoded needs the data as a whole"):
+        ImageArguments(streaming=True, keep_decoded=True, **files)
+
+
+def test_training_batches_are_mixed_and_those_of_evaluation_are_not():
+    rows = load_digits()["validation"].take(4)
+    processor = VanillaTransformerImageProcessor(size={"height": 8, "width": 8})
+    mix = Mix(AugmentationArguments(mixup=0.5), seed=0, classes=10)
+    collate = ImageCollator(processor, mix)
+    training = collate([augmented(rows)[row] for row in range(4)])
+    assert training["labels"].shape == (4, 10) and training["pixel_values"].shape == (4, 3, 8, 8)
+    evaluation = collate([LabelledImages(rows)[row] for row in range(4)])
+    assert evaluation["labels"].tolist() == rows["label"][:]
+    alone = processor([open_image(image) for image in rows["image"]], return_tensors="pt")
+    assert torch.equal(evaluation["pixel_values"], alone["pixel_values"])
+
+
+# The recipe
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location(
+        "image_classification", ROOT / "recipes" / "image_classification.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["image_classification"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(recipe, monkeypatch, *words):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["recipes/image_classification.py", *map(str, words)])
+    recipe.main()
+
+
+def test_the_recipe_fits_on_three_screens():
+    assert len((ROOT / "recipes" / "image_classification.py").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(path, recipe):
+    flags = ["--bf16", "false"]  # transformers refuses it where there is no GPU
+    model, data, augmentation, args = recipe.settings([str(path), *flags])
+    assert path.stem in args.output_dir
+    config = VanillaTransformerVisionConfig.from_preset(model.pop("preset", "base"), **model)
+    assert args.per_device_train_batch_size * args.num_train_epochs > 0 and config.encoder_layers
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_opens_with_its_receipt(path):
+    command, receipt = path.read_text().splitlines()[:2]
+    assert command.startswith("# ") and f"recipes/image_classification/{path.name}" in command
+    assert receipt.startswith("# not run") or re.search(r"\d+ (seconds|minutes|hours).*\d%", receipt)
+
+
+def test_the_readme_lists_them_all():
+    readme = (ROOT / "recipes" / "image_classification" / "README.md").read_text()
+    assert set(re.findall(r"\((\w+)\.yaml\)", readme)) == {path.stem for path in RECIPES}
+
+
+def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "model"
+    run(recipe, monkeypatch, QUICKSTART, *SMALL, "--output_dir", folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["updates"] == 2
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    right = np.mean([line["label"] == line["predicted"] for line in lines])
+    assert len(lines) == 10 and results["validation_accuracy"] == pytest.approx(right)
+    assert json.loads((folder / "classes.json").read_text())["confusion_matrix"]
+    assert f'pipeline("image-classification", model="{folder}")' in capsys.readouterr().out
+
+    classify = pipeline("image-classification", model=str(folder))
+    images = [open_image(image) for image in load_digits()["validation"].take(10)["image"]]
+    for line, (best, *_) in zip(lines, classify(images, batch_size=4)):
+        assert best["label"] == line["predicted"]
+        assert best["score"] == pytest.approx(line["score"], abs=1e-3)
+    assert "accuracy" in (folder / "README.md").read_text()
+
+
+def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch, tmp_path):
+    """Shifts, mixtures and dropout are those of the run that was not stopped, to the last bit."""
+    settings = [
+        *SMALL,
+        "--mixup=0.4",
+        "--cutmix=1",
+        "--rand_augment=2",
+        "--max_steps=10",
+        "--eval_strategy=no",
+    ]
+    settings += ["--save_steps=5", "--save_total_limit=3", "--model.dropout=0.1"]  # 5 is within an epoch
+    run(recipe, monkeypatch, QUICKSTART, *settings, "--output_dir", tmp_path / "whole")
+    go_on = ["--resume_from_checkpoint", tmp_path / "whole" / "checkpoint-5"]
+    run(recipe, monkeypatch, QUICKSTART, *settings, *go_on, "--output_dir", tmp_path / "resumed")
+    whole, resumed = (tmp_path / name / "model.safetensors" for name in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+def test_streams_and_weights_of_classes(recipe, monkeypatch, tmp_path, folders):
+    labels = ClassLabel(names=sorted(COLORS))
+    images = [picture(color) for color in sorted(COLORS)] * 8
+    train = parquet(tmp_path / "train.parquet", images, [0, 1, 2] * 8, label=labels)
+    mine = [*SMALL, "--model.preset=tiny", "--model.image_size=8", "--eval_strategy=no", "--shift=0.1"]
+    stream = ["--train_file", train, "--streaming=true", "--output_dir", tmp_path / "stream"]
+    run(recipe, monkeypatch, *mine, *stream)
+    assert json.loads((tmp_path / "stream" / "results.json").read_text())["updates"] == 2
+    weighted = ["--dataset", folders, "--balance_classes=true", "--output_dir", tmp_path / "weighted"]
+    run(recipe, monkeypatch, *mine, *weighted)
+    scores = json.loads((tmp_path / "weighted" / "results.json").read_text())
+    assert "validation_f1_macro" in scores
+
+
+@pytest.mark.slow
+def test_two_processes_score_every_image_once(tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += [
+        "recipes/image_classification.py",
+        QUICKSTART,
+        *SMALL,
+        "--mixup=0.5",
+        "--max_validation_samples=11",
+    ]
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*words, "--per_device_eval_batch_size=4", "--output_dir", str(tmp_path / "model")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()
+    names = load_digits()["validation"].take(11)["label"][:]
+    assert [int(json.loads(line)["label"]) for line in lines] == names

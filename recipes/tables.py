@@ -3,8 +3,8 @@
     python recipes/tables.py                 # write the tables anew from recipes/*/results/*.json
     python recipes/tables.py outputs/sst2    # first take over the results.json of a run of sst2.yaml
 
-A run belongs to the recipe that its folder is named after. What a table shows stands in the run's own file;
-nothing is typed in by hand.
+A run belongs to the recipe whose output_dir its folder is named after. What a table shows stands in the run's
+own file; nothing is typed in by hand.
 """
 
 import json
@@ -68,15 +68,15 @@ def with_table(readme: str, measured: str) -> str:
 
 
 def take_over(run: Path):
-    """Copies a run's results.json to the recipe of its name."""
-    recipes = list(RECIPES.glob(f"*/{run.name}.yaml"))
+    """Copies a run's results.json to the recipe whose output_dir has the run's name."""
+    recipes = [
+        path for path in RECIPES.glob("*/*.yaml") if f"output_dir: outputs/{run.name}\n" in path.read_text()
+    ]
     if len(recipes) != 1:
-        raise ValueError(
-            f"{run}: {len(recipes)} recipes are called {run.name}.yaml; the folder names its own"
-        )
+        raise ValueError(f"{run}: {len(recipes)} recipes have output_dir: outputs/{run.name}")
     if not (run / "results.json").is_file():
         raise ValueError(f"{run} holds no results.json: the run is not finished")
-    target = recipes[0].parent / "results" / f"{run.name}.json"
+    target = recipes[0].parent / "results" / f"{recipes[0].stem}.json"
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(run / "results.json", target)
 

@@ -386,19 +386,6 @@ def test_every_recipe_parses(path, recipe):
     assert data.max_length <= config.max_position_embeddings
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_opens_with_its_receipt(path):
-    command, receipt = path.read_text().splitlines()[:2]
-    assert command.startswith("# ") and f"recipes/text_classification/{path.name}" in command
-    measured = re.search(r"\d+ (minutes|hours).* accuracy \d", receipt)
-    assert receipt.startswith("# not run") or measured
-
-
-def test_the_table_of_recipes_lists_them_all():
-    table = (ROOT / "recipes" / "text_classification" / "README.md").read_text()
-    assert set(re.findall(r"\((\w+)\.yaml\)", table)) == {path.stem for path in RECIPES}
-
-
 def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "model"
     few = dict(

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -541,18 +540,6 @@ def test_every_recipe_parses(path, recipe):
         assert data.image_height % config.patch_size == data.image_width % config.patch_size == 0
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_opens_with_its_receipt(path):
-    command, receipt = path.read_text().splitlines()[:2]
-    assert command.startswith("# ") and f"recipes/object_detection/{path.name}" in command
-    assert receipt.startswith("# not run") or re.search(r"\d+ (minutes|hours).*mAP@\.5 0\.\d", receipt)
-
-
-def test_the_table_of_recipes_lists_them_all():
-    table = (ROOT / "recipes" / "object_detection" / "README.md").read_text()
-    assert set(re.findall(r"\((\w+)\.yaml\)", table)) == {path.stem for path in RECIPES}
-
-
 SETTINGS = {
     **{"max_train_samples": 12, "max_validation_samples": 5, "max_test_samples": 3, "max_steps": 2},
     **{"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "logging_steps": 1},
@@ -563,7 +550,7 @@ SETTINGS = {
 SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys):
+def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys, caplog):
     folder = tmp_path / "model"
     run(recipe, monkeypatch, "recipes/object_detection/quickstart.yaml", *SMALL, "--output_dir", folder)
     results = json.loads((folder / "results.json").read_text())
@@ -577,10 +564,14 @@ def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys)
     assert 'pipeline("object-detection"' in capsys.readouterr().out
     assert "object-detection" in (folder / "README.md").read_text()
 
+    caplog.clear()
     detect = pipeline("object-detection", model=str(folder))
+    assert "not supported" not in caplog.text
     canvases = [DigitCanvases("test", 3)[index][0] for index in range(3)]
     one, many = detect(canvases[0], threshold=0.0), detect(canvases, threshold=0.0, batch_size=2)
-    assert [found["box"] for found in one] == [found["box"] for found in many[0]] and len(many) == 3
+    scores = [[found["score"] for found in each] for each in (one, many[0])]
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+    assert len(many) == 3
     assert {"score", "label", "box"} == one[0].keys() and one[0]["label"] in map(str, range(10))
     photo(tmp_path / "photo.png", size=(130, 70))  # of another size and shape
     (found,) = detect([str(tmp_path / "photo.png")], threshold=0.0)
@@ -617,3 +608,24 @@ def test_local_files_of_many_sizes(recipe, monkeypatch, tmp_path):
         "--output_dir", tmp_path / "model")  # fmt: skip
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["updates"] == 2 and "validation_map_50_square" in results
+
+
+@pytest.mark.slow
+def test_two_processes_score_each_image_once(tmp_path):
+    """Images of any number of objects, five of them on two processes in batches of two."""
+    recipe = ["recipes/object_detection.py", "recipes/object_detection/quickstart.yaml", *SMALL]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *recipe]
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    own = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*words, "--output_dir", str(tmp_path)],
+        cwd=ROOT,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for split, images in (("validation", 5), ("test", 3)):
+        lines = (tmp_path / f"detections_{split}.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["image_id"] for line in lines) == list(range(images))

@@ -19,6 +19,8 @@ from vanilla_transformer.training.settings import InputError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "translation").glob("*.yaml"))
+ALL = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
+TASKS = sorted({path.parent.name for path in ALL})
 QUICKSTART = "recipes/translation/quickstart.yaml"
 
 # The quickstart on a few sentences and a very small model.
@@ -33,13 +35,18 @@ SETTINGS = {
 SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-@pytest.fixture(scope="module")
-def seq2seq():
-    spec = importlib.util.spec_from_file_location("seq2seq", ROOT / "recipes" / "seq2seq.py")
+def load(name: str):
+    """A script of recipes/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["seq2seq"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def seq2seq():
+    return load("seq2seq")
 
 
 def run(seq2seq, monkeypatch, *words):
@@ -58,17 +65,40 @@ def test_every_recipe_parses(path, seq2seq):
     assert preset.is_encoder_decoder
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_recipe_opens_with_its_receipt(path):
+    """The command; then that it was not run, or the hardware, the time and the score."""
     command, receipt = path.read_text().splitlines()[:2]
-    assert command.startswith("# ") and f"recipes/translation/{path.name}" in command
-    measured = re.search(r"\d+ (minutes|hours).*BLEU \d", receipt)
+    assert command.startswith("# ") and f"recipes/{path.parent.name}/{path.name}" in command
+    measured = re.search(r"cores?.* \d[\d.]* (minutes|hours), .*\d", receipt)
     assert receipt.startswith("# not run") or measured
 
 
-def test_the_table_of_recipes_lists_them_all():
-    table = (ROOT / "recipes" / "translation" / "README.md").read_text()
-    assert set(re.findall(r"\((\w+)\.yaml\)", table)) == {path.stem for path in RECIPES}
+def test_no_two_recipes_write_to_one_folder():
+    folders = [re.search(r"^output_dir: (.*)$", path.read_text(), re.MULTILINE)[1] for path in ALL]
+    assert len(set(folders)) == len(folders)
+    assert all(re.fullmatch(r"outputs/\w+", folder) for folder in folders)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_of_recipes_lists_them_all(task):
+    readme = (ROOT / "recipes" / task / "README.md").read_text()
+    stems = {path.stem for path in ALL if path.parent.name == task}
+    assert set(re.findall(r"\((\w+)\.yaml\)", readme)) == stems
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_of_results_is_made_from_the_runs(task):
+    tables = load("tables")
+    readme = (ROOT / "recipes" / task / "README.md").read_text()
+    assert tables.with_table(readme, tables.table(ROOT / "recipes" / task)) == readme
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_receipt_and_a_result_come_together(path):
+    run = "not run" not in path.read_text().splitlines()[1]
+    result = path.parent / "results" / f"{path.stem}.json"
+    assert run == result.is_file() or path.stem == "multi30k_en_de_tiny"  # which ran in two parts
 
 
 @pytest.mark.parametrize(

@@ -50,18 +50,6 @@ def test_every_recipe_parses(path, seq2seq):
     assert VanillaTransformerConfig.from_preset(model.pop("preset"), **model).is_encoder_decoder
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_opens_with_its_receipt(path):
-    command, receipt = path.read_text().splitlines()[:2]
-    assert command.startswith("# ") and f"recipes/summarization/{path.name}" in command
-    assert receipt.startswith("# not run") or re.search(r"\d+ (minutes|hours).*ROUGE", receipt)
-
-
-def test_the_readme_lists_all_recipes():
-    readme = (ROOT / "recipes" / "summarization" / "README.md").read_text()
-    assert {path.stem for path in RECIPES} <= set(re.findall(r"\((\w+)\.yaml\)", readme))
-
-
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 def test_long_sources_are_cut_or_left_out(streaming, caplog):
     tokenizer = VanillaTransformerTokenizer.train(

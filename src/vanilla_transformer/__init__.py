@@ -76,6 +76,8 @@ for config_class, model_classes in MODEL_CLASSES.items():
     for auto_class, model_class in model_classes.items():
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)
+        # Where pipelines look the name up, to say in a loud error that the model is not supported.
+        auto_class._model_mapping._model_mapping[config_class.model_type] = model_class.__name__
 AutoTokenizer.register(VanillaTransformerConfig, VanillaTransformerTokenizer, exist_ok=True)
 VanillaTransformerTokenizer.register_for_auto_class()
 for config_class in (VanillaTransformerVisionConfig, VanillaTransformerDetectionConfig):

@@ -146,7 +146,7 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
         super().__init__(config)
         sizes = config.num_channels, config.patch_size, config.hidden_size
         stem = config.stem == "convolutions"
-        self.stem = ConvolutionalStem(*sizes, residuals=1) if stem else PatchEmbedding(*sizes)
+        self.stem = ConvolutionalStem(*sizes) if stem else PatchEmbedding(*sizes)
         self.encoder = Encoder(config)
         self.proposals = DetectionHead(config)
         self.size_projection = FromZero(config.hidden_size, config.hidden_size, bias=False)

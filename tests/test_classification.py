@@ -1,6 +1,5 @@
 """Classification of texts: labels from data, the loss, the scores, the recipe from files to pipeline()."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, Value
 from torch.nn import functional as F
 from transformers import EvalPrediction, pipeline
@@ -344,9 +344,45 @@ def test_what_is_hidden_is_as_if_it_were_not_there():
     torch.testing.assert_close(model(ids, mask).logits, model(ids[:, mask[0].bool()]).logits)
 
 
+def test_pairs_of_words():
+    """Of no effect before training; then they tell an order that positions do not, padding or not."""
+    still = dict(position_embedding_type="learned", max_position_embeddings=9)
+    without, model = classifier(**still), classifier(pair_rows=50, **still)
+    model.load_state_dict(without.state_dict(), strict=False)
+    for each in (without, model):
+        each.model.encoder.embed_positions.weight.data.zero_()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    swapped = ids[:, [1, 0, 2, 3]]
+    expected = without(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected)
+    torch.testing.assert_close(without(swapped).logits, expected)
+
+    model.model.encoder.embed_pairs.weight.data.normal_()
+    logits = model(ids).logits
+    assert not torch.allclose(model(swapped).logits, logits, atol=1e-2)
+    padded = F.pad(ids, (0, 2), value=1)
+    torch.testing.assert_close(model(padded, (padded != 1).long()).logits, logits)
+    with pytest.raises(ValueError, match="pairs are told by ids"):
+        model(inputs_embeds=model.get_input_embeddings()(ids))
+
+
+def test_pairs_are_saved_and_learned(tmp_path):
+    model = classifier(pair_rows=50)
+    ids = torch.randint(3, 40, (2, 6))
+    model(ids, labels=torch.tensor([0, 1])).loss.backward()
+    rows = model.model.encoder.embed_pairs.weight
+    assert rows.grad.abs().sum() > 0
+    rows.data.normal_()
+    model.save_pretrained(tmp_path)
+    again = VanillaTransformerForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+
+
 def test_word_dropout_of_all_words_is_refused():
     with pytest.raises(Exception, match="word_dropout=1.0"):
         VanillaTransformerConfig(word_dropout=1.0)
+    with pytest.raises(Exception, match="pair_rows=-1"):
+        VanillaTransformerConfig(pair_rows=-1)
 
 
 # The recipe
@@ -354,13 +390,7 @@ def test_word_dropout_of_all_words_is_refused():
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location(
-        "text_classification", ROOT / "recipes" / "text_classification.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["text_classification"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("text_classification")
 
 
 SMALL = {

@@ -1,7 +1,8 @@
 """Object detection: the model's properties and parity, its data, and the way from data to pipeline()."""
 
-import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
@@ -516,13 +518,7 @@ def test_scoring_comes_batch_by_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location(
-        "object_detection", ROOT / "recipes" / "object_detection.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["object_detection"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("object_detection")
 
 
 def run(recipe, monkeypatch, *words):

@@ -1,6 +1,5 @@
 """Images with labels: where they come from, what is skipped, batches; the recipe from data to pipeline()."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -235,13 +235,7 @@ def test_training_batches_are_mixed_and_those_of_evaluation_are_not():
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location(
-        "image_classification", ROOT / "recipes" / "image_classification.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["image_classification"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("image_classification")
 
 
 def run(recipe, monkeypatch, *words):

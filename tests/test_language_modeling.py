@@ -1,6 +1,5 @@
 """Language modelling: each token is predicted once, blocks and masks are what they say, the recipe's path."""
 
-import importlib.util
 import json
 import logging
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import load_recipe
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
@@ -328,13 +328,7 @@ def test_scores_of_the_text_are_those_of_its_tokens(tmp_path):
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location(
-        "language_modeling", ROOT / "recipes" / "language_modeling.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["language_modeling"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("language_modeling")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -1,6 +1,5 @@
 """Recipes: every YAML means something, and the quickstart's path works from data to pipeline()."""
 
-import importlib.util
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from conftest import load_recipe
 from transformers import pipeline
 
 from vanilla_transformer import VanillaTransformerConfig
@@ -35,18 +35,9 @@ SETTINGS = {
 SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-def load(name: str):
-    """A script of recipes/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def seq2seq():
-    return load("seq2seq")
+    return load_recipe("seq2seq")
 
 
 def run(seq2seq, monkeypatch, *words):
@@ -89,7 +80,7 @@ def test_the_table_of_recipes_lists_them_all(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_table_of_results_is_made_from_the_runs(task):
-    tables = load("tables")
+    tables = load_recipe("tables")
     readme = (ROOT / "recipes" / task / "README.md").read_text()
     assert tables.with_table(readme, tables.table(ROOT / "recipes" / task)) == readme
 

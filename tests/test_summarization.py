@@ -1,6 +1,5 @@
 """Summarization: long documents are cut alike in training, scoring and use, and the recipe's path."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import load_recipe
 from datasets import Dataset
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
@@ -27,11 +27,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def seq2seq():
-    spec = importlib.util.spec_from_file_location("seq2seq", ROOT / "recipes" / "seq2seq.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["seq2seq"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("seq2seq")
 
 
 @pytest.fixture

@@ -228,6 +228,8 @@ class VanillaTransformerConfig(LayersConfig):
         max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
             length up to which inputs are meant to go.
         tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
+        pair_rows: rows of a table of vectors for pairs of neighbouring tokens, which are added to the tokens'
+            own where the encoder reads them; 0, as in the paper, is no table.
         pooling: what stands for a whole text that is classified: "mean" of its tokens, or "class_token", its
             first one, for which the tokenizer puts `<s>` in front.
         word_dropout: share of a text's tokens that are hidden while it is learned to be classified.
@@ -257,6 +259,7 @@ class VanillaTransformerConfig(LayersConfig):
     position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
+    pair_rows: int = 0
     pooling: Literal["mean", "class_token"] = "mean"
     word_dropout: float | int = 0.0
     use_cache: bool = True
@@ -269,6 +272,8 @@ class VanillaTransformerConfig(LayersConfig):
         require_positive(self, "vocab_size", "max_position_embeddings")
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
+        if self.pair_rows < 0:
+            raise ValueError(f"pair_rows={self.pair_rows} must not be negative")
         if not 0 <= self.word_dropout < 1:
             raise ValueError(f"word_dropout={self.word_dropout} must be at least 0 and below 1")
 

@@ -21,7 +21,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from .embeddings import LearnedPositions, PairEmbedding, SinusoidalPositions, TokenEmbedding
 from .generation import PaperGenerationMixin
 from .layers import Packing
 from .losses import IGNORE_INDEX, label_smoothed_cross_entropy, linear_cross_entropy
@@ -56,6 +56,9 @@ class TextEncoder(Encoder):
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_pairs = None
+        if config.pair_rows:
+            self.embed_pairs = PairEmbedding(config.pair_rows, config.hidden_size, config.dropout)
         self.embed_positions = position_embedding(config)
         self.post_init()
 
@@ -68,6 +71,12 @@ class TextEncoder(Encoder):
     ) -> BaseModelOutput:
         """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
+        if self.embed_pairs is not None:
+            if input_ids is None:
+                raise ValueError(
+                    f"pair_rows={self.config.pair_rows}: pairs are told by ids, not by embeddings"
+                )
+            states = states + self.embed_pairs(input_ids)
         positions = torch.arange(states.shape[1], device=states.device)
         return super().forward(self.embed_positions(states, positions), attention_mask, **kwargs)
 

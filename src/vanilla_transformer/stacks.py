@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla_transformer import LayersConfig, VanillaTransformerConfig
+from .embeddings import PairEmbedding
 from .layers import Attention, DecoderLayer, EncoderLayer, Packing, normalization, own_cache
 
 
@@ -48,6 +49,8 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, PairEmbedding):
+            init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
         else:

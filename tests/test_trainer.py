@@ -268,7 +268,7 @@ def test_generated_translations_are_scored_with_signatures(tmp_path):
     trainer.compute_metrics = translation_metrics(Words(), references=guessed)
     assert trainer.evaluate()["eval_bleu"] == pytest.approx(100)  # in the order of the data
     trainer.compute_metrics = translation_metrics(Words(), references=targets[1:])
-    with pytest.raises(ValueError, match="7 translations but 6 references"):
+    with pytest.raises(ValueError, match="7 outputs but 6 references"):
         trainer.evaluate()
 
 

@@ -20,7 +20,9 @@ from vanilla_transformer.training.classification import (
     class_weights,
     classification_loss,
     classification_metrics,
+    decided,
     write_class_report,
+    write_predictions,
 )
 from vanilla_transformer.training.images import (
     ImageArguments,
@@ -28,7 +30,6 @@ from vanilla_transformer.training.images import (
     ImageStream,
     LabelledImages,
     load_splits,
-    write_predictions,
 )
 from vanilla_transformer.training.results import publish
 from vanilla_transformer.training.settings import parse, prepare_output_dir
@@ -92,7 +93,7 @@ def main():
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():  # what is left is of the last one
             write_class_report(class_report(scored.predictions, scored.label_ids, names), args.output_dir)
-            write_predictions(scored.label_ids, scored.predictions, names, args.output_dir)
+            write_predictions(decided(scored.label_ids, scored.predictions, names), args.output_dir)
     publish(
         trainer,
         task="image-classification",

@@ -29,7 +29,7 @@ from vanilla_transformer.training.text_classification import (
     TextClassificationArguments,
     encode_splits,
     load_splits,
-    write_predictions,
+    report_predictions,
 )
 
 logger = logging.getLogger("text_classification")
@@ -104,7 +104,7 @@ def main():
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():  # what is left is of the last one
             write_class_report(class_report(scored.predictions, scored.label_ids, names), args.output_dir)
-            write_predictions(encoded[name], scored.predictions, data, names, args.output_dir)
+            report_predictions(encoded[name], scored.predictions, data, names, args.output_dir)
     publish(
         trainer,
         task="text-classification",

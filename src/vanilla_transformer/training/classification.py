@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,31 @@ from torch.nn import functional as F
 
 from ..losses import IGNORE_INDEX
 from .settings import InputError, nearest
+from .sources import SourceArguments
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LabelArguments(SourceArguments):
+    """What is a label, and what is made of the labels."""
+
+    label_column: str = field(
+        default="label",
+        metadata={"help": "column of the label: class labels, text, whole numbers or truth values"},
+    )
+    validation_share: float = field(
+        default=0.0,
+        metadata={"help": "hold out this share of each class of train, where there is no validation split"},
+    )
+    balance_classes: bool = field(
+        default=False, metadata={"help": "weight the loss so that every class counts alike"}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.validation_share < 1:
+            raise InputError(f"validation_share={self.validation_share} is not in [0, 1)")
 
 
 def class_names(rows: Dataset, column: str, where: str) -> list[str]:
@@ -90,6 +114,28 @@ def check_classes(labels: Sequence[int], names: Sequence[str], where: str) -> np
         logger.warning("%s: no training example of %s", where, _listed(missing))
     logger.info("classes: %s", _listed([f"{name} {count:,}" for name, count in zip(names, counts)]))
     return counts
+
+
+def tell_skipped(where: str, skipped: dict[str, np.ndarray]):
+    """Warns of the rows that are left out: of each reason, which rows, as truth values."""
+    for why, rows in skipped.items():
+        if count := int(rows.sum()):
+            shown = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:5]) + ", ..." * (count > 5)
+            logger.warning("%s: skipped %d of %d rows %s (rows %s)", where, count, len(rows), why, shown)
+
+
+def hold_out(rows: Dataset, share: float, seed: int) -> dict[str, Dataset]:
+    """`rows`, whose column `label` has class labels, as train and validation, with a share of each class.
+
+    Raises:
+        InputError: a class would have no example in one of them.
+    """
+    counts = np.bincount(rows["label"])
+    held_out = round(share * len(rows))
+    if counts[counts > 0].min() < 2 or held_out < (counts > 0).sum():
+        raise InputError(f"validation_share={share} leaves no example of some class")
+    parts = rows.train_test_split(held_out, seed=seed, stratify_by_column="label")
+    return {"train": parts["train"], "validation": parts["test"]}
 
 
 def class_weights(counts: Sequence[int]) -> list[float]:
@@ -207,6 +253,27 @@ def class_report(
         name: {key: column[id] for key, column in columns.items()} for id, name in enumerate(label_names)
     }
     return {"classes": classes} | load_metric("confusion_matrix", labels=ids).compute(**given)
+
+
+def decided(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> list[dict]:
+    """Of each example, the names of its `label` and of the class `predicted`, and the `score`, from 0 to 1.
+
+    Args:
+        logits: `(examples, classes)`.
+    """
+    odds = np.exp(logits - logits.max(-1, keepdims=True).astype(np.float64))
+    shares = odds / odds.sum(-1, keepdims=True)
+    return [
+        {"label": names[label], "predicted": names[share.argmax()], "score": round(float(share.max()), 4)}
+        for label, share in zip(labels, shares)
+    ]
+
+
+def write_predictions(lines: Iterable[dict], output_dir: str):
+    """predictions.jsonl, of one line for each example."""
+    with open(Path(output_dir, "predictions.jsonl"), "w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def write_class_report(report: dict, output_dir: str):

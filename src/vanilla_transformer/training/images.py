@@ -5,11 +5,9 @@ digits. A file that is no image is left out and counted; what cannot be meant is
 """
 
 import io
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,29 +20,18 @@ from transformers import BaseImageProcessor
 from ..image_processing_vanilla_transformer import to_rgb
 from ..losses import IGNORE_INDEX
 from .augmentation import Augmentation, Mix
-from .classification import check_classes, class_ids, class_names
+from .classification import LabelArguments, check_classes, class_ids, class_names, hold_out, tell_skipped
 from .settings import InputError, nearest
-from .sources import Rows, Skips, SourceArguments, load_rows
+from .sources import Rows, Skips, load_rows
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ImageArguments(SourceArguments):
+class ImageArguments(LabelArguments):
     """Where images and their labels come from."""
 
     image_column: str = field(default="image", metadata={"help": "column of the images"})
-    label_column: str = field(
-        default="label",
-        metadata={"help": "column of the label: class labels, text, whole numbers or truth values"},
-    )
-    validation_share: float = field(
-        default=0.0,
-        metadata={"help": "hold out this share of each class of train, where there is no validation split"},
-    )
-    balance_classes: bool = field(
-        default=False, metadata={"help": "weight the loss so that every class counts alike"}
-    )
     keep_decoded: bool = field(
         default=False,
         metadata={"help": "hold all images decoded in memory (3 bytes a pixel): for small pictures"},
@@ -55,8 +42,6 @@ class ImageArguments(SourceArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.validation_share < 1:
-            raise InputError(f"validation_share={self.validation_share} is not in [0, 1)")
         for key in ("validation_share", "balance_classes", "keep_decoded"):
             if self.streaming and getattr(self, key):
                 raise InputError(f"{key} needs the data as a whole, and streaming has never seen it all")
@@ -88,7 +73,9 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
             names = class_names(rows, data.label_column, where)
         labels = np.array(class_ids(rows, data.label_column, where, names), dtype=np.int64)
         readable = _readable(rows.select_columns(data.image_column), where, data)
-        _tell(where, {"whose image cannot be read": ~readable, "without a label": labels == IGNORE_INDEX})
+        tell_skipped(
+            where, {"whose image cannot be read": ~readable, "without a label": labels == IGNORE_INDEX}
+        )
         kept = np.flatnonzero(readable & (labels != IGNORE_INDEX))
         if split == "train":
             check_classes(labels[kept], names, where)
@@ -99,7 +86,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
         rows = rows.rename_columns({data.image_column: "image"} if data.image_column != "image" else {})
         splits[split] = rows.add_column("label", labels[kept], feature=ClassLabel(names=names))
     if data.validation_share and "validation" not in splits:
-        splits |= _held_out(splits["train"], data.validation_share, seed)
+        splits |= hold_out(splits["train"], data.validation_share, seed)
     return splits
 
 
@@ -116,7 +103,7 @@ def load_digits() -> dict[str, Dataset]:
         {"image": [Image.fromarray(image) for image in pixels], "label": digits.target},
         features=Features({"image": ImageFeature(), "label": ClassLabel(names=[*map(str, range(10))])}),
     )
-    return _held_out(rows, 0.2, seed=0)
+    return hold_out(rows, 0.2, seed=0)
 
 
 def open_image(image: dict | Image.Image) -> Image.Image:
@@ -209,22 +196,6 @@ class ImageCollator:
         return {"pixel_values": pixel_values, "labels": labels}
 
 
-def write_predictions(labels: np.ndarray, logits: np.ndarray, names: Sequence[str], output_dir: str):
-    """predictions.jsonl in the order of the held-out rows.
-
-    Args:
-        logits: `(rows, classes)`.
-    """
-    odds = np.exp(logits - logits.max(-1, keepdims=True).astype(np.float64))
-    shares = odds / odds.sum(-1, keepdims=True)
-    with open(Path(output_dir, "predictions.jsonl"), "w", encoding="utf-8") as file:
-        for row, (label, share) in enumerate(zip(labels, shares)):
-            guess = int(share.argmax())
-            line = {"row": row, "label": names[label], "predicted": names[guess]}
-            line["score"] = round(float(share[guess]), 4)
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
 def _sources(data: ImageArguments) -> dict[str, tuple[Rows, str]]:
     if data.dataset != "digits":
         return load_rows(data)
@@ -297,20 +268,3 @@ def _readable(rows: Dataset, where: str, data: ImageArguments) -> np.ndarray:
         desc=f"Looking at the images of {where}",
     )
     return np.array(looked["readable"], dtype=bool)
-
-
-def _tell(where: str, skipped: dict[str, np.ndarray]):
-    for why, rows in skipped.items():
-        if count := int(rows.sum()):
-            shown = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:5]) + ", ..." * (count > 5)
-            logger.warning("%s: skipped %d of %d rows %s (rows %s)", where, count, len(rows), why, shown)
-
-
-def _held_out(rows: Dataset, share: float, seed: int) -> dict[str, Dataset]:
-    """The rows, and a share of each class apart."""
-    counts = np.bincount(rows["label"])
-    held_out = round(share * len(rows))
-    if counts[counts > 0].min() < 2 or held_out < (counts > 0).sum():
-        raise InputError(f"validation_share={share} leaves no example of some class")
-    parts = rows.train_test_split(held_out, seed=seed, stratify_by_column="label")
-    return {"train": parts["train"], "validation": parts["test"]}

@@ -1,17 +1,24 @@
 """Texts with a label each: what is read, what is left out, and how it becomes token ids."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..losses import IGNORE_INDEX
-from .classification import check_classes, class_ids, class_names
+from .classification import (
+    LabelArguments,
+    check_classes,
+    class_ids,
+    class_names,
+    decided,
+    hold_out,
+    tell_skipped,
+    write_predictions,
+)
 from .settings import InputError, nearest
 from .sources import load_rows
 from .text import TextArguments
@@ -20,26 +27,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class TextClassificationArguments(TextArguments):
+class TextClassificationArguments(LabelArguments, TextArguments):
     """Where texts and their labels come from, and how the texts become tokens."""
 
     text_column: list[str] = field(
         default_factory=lambda: ["text"],
         metadata={"help": "column of the text; two are read as a pair, such as: premise hypothesis"},
     )
-    label_column: str = field(
-        default="label",
-        metadata={"help": "column of the label: class labels, text, whole numbers or truth values"},
-    )
     max_length: int = field(
         default=256, metadata={"help": "in tokens: longer texts are cut at their end, and counted"}
-    )
-    validation_share: float = field(
-        default=0.0,
-        metadata={"help": "hold out this share of each class of train, where there is no validation split"},
-    )
-    balance_classes: bool = field(
-        default=False, metadata={"help": "weight the loss so that every class counts alike"}
     )
     mixup: float = field(
         default=0.0,
@@ -59,8 +55,6 @@ class TextClassificationArguments(TextArguments):
             raise InputError(f"max_length={self.max_length} must be at least 3")
         if self.mixup < 0:
             raise InputError(f"mixup={self.mixup} must not be negative")
-        if not 0 <= self.validation_share < 1:
-            raise InputError(f"validation_share={self.validation_share} is not in [0, 1)")
         if self.streaming:
             raise InputError(
                 "streaming: the classes and their counts are only known of data that are read whole"
@@ -79,7 +73,7 @@ def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, D
     Raises:
         InputError: a column is missing or holds something else; a label does not occur in train, or only one.
     """
-    splits, names, train_counts = {}, [], []
+    splits, names = {}, []
     for split, (rows, where) in load_rows(data).items():
         _check_columns(rows, where, data)
         if split == "train":
@@ -87,21 +81,17 @@ def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, D
         labels = np.array(class_ids(rows, data.label_column, where, names), dtype=np.int64)
         texts = [_texts(rows, column, where) for column in data.text_column]
         empty = np.array([not all(row) for row in zip(*texts)], dtype=bool)
-        _tell(where, len(rows), {"with an empty text": empty, "without a label": labels == IGNORE_INDEX})
+        tell_skipped(where, {"with an empty text": empty, "without a label": labels == IGNORE_INDEX})
         kept = np.flatnonzero(~empty & (labels != IGNORE_INDEX))
         if split == "train":
-            train_counts = check_classes(labels[kept], names, where)
+            check_classes(labels[kept], names, where)
         elif not len(kept):
             logger.warning("%s: nothing is left to score", where)
             continue
         rows = rows.select(kept).select_columns(data.text_column)
         splits[split] = rows.add_column("label", labels[kept], feature=ClassLabel(names=names))
     if data.validation_share and "validation" not in splits:
-        held_out = round(data.validation_share * len(splits["train"]))
-        if min(train_counts[train_counts > 0]) < 2 or held_out < (train_counts > 0).sum():
-            raise InputError(f"validation_share={data.validation_share} leaves no example of some class")
-        parts = splits["train"].train_test_split(held_out, seed=seed, stratify_by_column="label")
-        splits |= {"train": parts["train"], "validation": parts["test"]}
+        splits |= hold_out(splits["train"], data.validation_share, seed)
     return splits
 
 
@@ -148,7 +138,7 @@ def _encode(name: str, rows: Dataset, tokenizer, data: TextClassificationArgumen
     return encoded.remove_columns(["cut", "length"] + ["row"] * (name == "train"))
 
 
-def write_predictions(
+def report_predictions(
     split: Dataset,
     logits: np.ndarray,
     data: TextClassificationArguments,
@@ -161,21 +151,9 @@ def write_predictions(
         split: what `encode_splits` gave for the held-out data.
         logits: `(rows of split, classes)`.
     """
-    logits = logits.astype(np.float64)
-    odds = np.exp(logits - logits.max(-1, keepdims=True))
-    shares = odds / odds.sum(-1, keepdims=True)
-    lines = [
-        {
-            **{column: row[column] for column in data.text_column},
-            "label": names[row["labels"]],
-            "predicted": names[share.argmax()],
-            "score": round(float(share.max()), 4),
-        }
-        for row, share in zip(split, shares)
-    ]
-    with open(Path(output_dir, "predictions.jsonl"), "w", encoding="utf-8") as file:
-        for _, line in sorted(zip(split["row"], lines), key=lambda pair: pair[0]):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    texts = ({column: row[column] for column in data.text_column} for row in split)
+    lines = [text | line for text, line in zip(texts, decided(split["labels"], logits, names))]
+    write_predictions((lines[index] for index in np.argsort(split["row"])), output_dir)
     wrong = [line for line in lines if line["label"] != line["predicted"]]
     if wrong:
         print("\nSure, and wrong:")
@@ -201,12 +179,3 @@ def _texts(rows: Dataset, column: str, where: str) -> list[str]:
             held = f"{type(text).__name__}, not text: {text!r}"
             raise InputError(f"{where}, row {number}: text_column {column!r} holds {held}")
     return [(text or "").strip() for text in rows[column]]
-
-
-def _tell(where: str, total: int, skipped: dict[str, np.ndarray]):
-    for why, rows in skipped.items():
-        if count := int(rows.sum()):
-            shown = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:5]) + (
-                ", ..." if count > 5 else ""
-            )
-            logger.warning("%s: skipped %d of %d rows %s (rows %s)", where, count, total, why, shown)

@@ -1,4 +1,5 @@
-"""Train a language model from scratch: a decoder that goes on with a text, or an encoder that fills it in.
+"""Train a language model from scratch: a decoder that goes on with a text, an encoder that fills in what is
+hidden, or both, as a start for seq2seq.py, to write a text anew.
 
 python recipes/language_modeling.py recipes/language_modeling/quickstart.yaml --output_dir outputs/mine
 python recipes/language_modeling.py --train_file book.txt --output_dir outputs/mine --max_steps 2000
@@ -9,7 +10,7 @@ import logging
 import sys
 import time
 
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, set_seed
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, set_seed
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.training import (
@@ -26,9 +27,16 @@ from vanilla_transformer.training.language_modeling import (
 )
 from vanilla_transformer.training.results import publish
 from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
-from vanilla_transformer.training.text import get_tokenizer
+from vanilla_transformer.training.text import get_model, get_tokenizer
 
 logger = logging.getLogger("language_modeling")
+
+# Of each objective, its model, the pipeline that uses it, and the stack that it does without.
+OBJECTIVES = {
+    "causal": (AutoModelForCausalLM, "text-generation", "encoder_layers"),
+    "masked": (AutoModelForMaskedLM, "fill-mask", "decoder_layers"),
+    "denoising": (AutoModelForSeq2SeqLM, "text2text-generation", None),
+}
 
 
 def main():
@@ -37,22 +45,17 @@ def main():
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
     checkpoint = prepare_output_dir(args)
-    causal = data.objective == "causal"
+    auto_class, task, absent = OBJECTIVES[data.objective]
 
     with args.main_process_first(desc="reading the data"):
         splits = load_texts(data)
         tokenizer = get_tokenizer(data, splits["train"], ("text",), args, checkpoint, data.block_size)
         tokenizer = for_language_modeling(tokenizer, data.objective)
     sizes = {"preset": "base", "max_position_embeddings": data.block_size, **model_settings}
-    sizes["encoder_layers" if causal else "decoder_layers"] = 0
-    config = VanillaTransformerConfig.from_preset(
-        sizes.pop("preset"),
-        **sizes,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    if absent:
+        sizes[absent] = 0
+    model = get_model(auto_class, sizes, tokenizer)
+    config = model.config
     if data.block_size > config.max_position_embeddings:
         raise InputError(
             f"block_size={data.block_size} is more than max_position_embeddings="
@@ -63,8 +66,6 @@ def main():
         if data.streaming:  # blocks, once documents have met their neighbours
             encoded["train"] = encoded["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
 
-    auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    model = auto_class.from_config(config)
     logger.info("%s parameters, a vocabulary of %s", f"{model.num_parameters():,}", f"{len(tokenizer):,}")
     trainer = VanillaTransformerTrainer(
         model=model,
@@ -81,11 +82,11 @@ def main():
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         scores[name] = trainer.evaluate(encoded[name], metric_key_prefix=name)
-        if causal:
+        if data.objective == "causal":
             scores[name] |= text_scores(scores[name], name, splits[name], encoded[name])
     publish(
         trainer,
-        task="text-generation" if causal else "fill-mask",
+        task=task,
         data=data.described() + ("" if data.streaming else f", {len(splits['train']):,} documents"),
         scores=scores,
         model_settings=model_settings,

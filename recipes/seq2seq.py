@@ -24,14 +24,14 @@ from vanilla_transformer.training import (
 from vanilla_transformer.training.data import DataArguments, DecodingArguments, encode_splits, load_splits
 from vanilla_transformer.training.results import publish, write_outputs
 from vanilla_transformer.training.settings import parse, prepare_output_dir
-from vanilla_transformer.training.text import get_tokenizer
+from vanilla_transformer.training.text import StartArguments, get_model, get_tokenizer
 
 logger = logging.getLogger("seq2seq")
 
 
 def main():
     began = time.perf_counter()
-    model_settings, data, decoding, args = settings()
+    model_settings, data, start, decoding, args = settings()
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
     checkpoint = prepare_output_dir(args)
@@ -42,20 +42,16 @@ def main():
             splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
         # Longer texts than max_source_length are not in the training data.
         both = ("source", "target")
-        tokenizer = get_tokenizer(data, splits["train"], both, args, checkpoint, data.max_source_length)
-    config = VanillaTransformerConfig.from_preset(
-        model_settings.get("preset", "base"),
-        **{name: value for name, value in model_settings.items() if name != "preset"},
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.bos_token_id,
+        stored = checkpoint or (None if data.tokenizer else start.pretrained)
+        tokenizer = get_tokenizer(data, splits["train"], both, args, stored, data.max_source_length)
+    begins = tokenizer.bos_token_id
+    model = get_model(
+        AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, decoder_start_token_id=begins
     )
+    config = model.config
     with args.main_process_first(desc="encoding the data"):
         encoded = encode_splits(splits, tokenizer, data, longest=config.max_position_embeddings)
 
-    model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config = paper_generation_config(config)
     model.generation_config.update(
         num_beams=decoding.num_beams,
@@ -99,7 +95,7 @@ def main():
         task=data.task,
         data=data.described() + pairs,
         scores=scores,
-        model_settings=model_settings,
+        model_settings={"pretrained": start.pretrained, **model_settings},
         began=began,
         facts={"vocabulary": len(tokenizer), **trained.metrics},
         shown=("max_source_tokens", "max_target_tokens", "tokens_per_update"),
@@ -111,6 +107,7 @@ def settings(argv: list[str] | None = None) -> tuple:
     return parse(
         VanillaTransformerConfig,
         DataArguments,
+        StartArguments,
         DecodingArguments,
         VanillaTransformerTrainingArguments,
         argv=argv,

@@ -8,10 +8,9 @@ torchrun --nproc-per-node 8 recipes/text_classification.py recipes/text_classifi
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
-from transformers import AutoConfig, AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
@@ -23,8 +22,8 @@ from vanilla_transformer.training.classification import (
     write_class_report,
 )
 from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
-from vanilla_transformer.training.text import get_tokenizer
+from vanilla_transformer.training.settings import parse, prepare_output_dir
+from vanilla_transformer.training.text import StartArguments, get_model, get_tokenizer
 from vanilla_transformer.training.text_classification import (
     TextClassificationArguments,
     encode_splits,
@@ -33,21 +32,6 @@ from vanilla_transformer.training.text_classification import (
 )
 
 logger = logging.getLogger("text_classification")
-
-
-@dataclass
-class StartArguments:
-    """What the training starts from."""
-
-    _argument_group_name = "start"
-
-    pretrained: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder or Hub name of an encoder to go on from, with its tokenizer, such as "
-            "language_modeling.py leaves; random weights if not given"
-        },
-    )
 
 
 def main():
@@ -62,20 +46,10 @@ def main():
         names = splits["train"].features["label"].names
         stored = checkpoint or (None if data.tokenizer else start.pretrained)
         tokenizer = get_tokenizer(data, splits["train"], data.text_column, args, stored, data.max_length)
-    words = ("bos_token_id", "pad_token_id", "eos_token_id")
-    known = {name: getattr(tokenizer, name) for name in words}
-    known |= {"id2label": dict(enumerate(names)), "label2id": {name: id for id, name in enumerate(names)}}
-    if start.pretrained:
-        if "preset" in model_settings:
-            raise InputError("model.preset and pretrained both say how large the model is; leave one out")
-        config = AutoConfig.from_pretrained(start.pretrained, **model_settings, **known)
-        model = AutoModelForSequenceClassification.from_pretrained(start.pretrained, config=config)
-    else:
-        sizes = {"preset": "base", "decoder_layers": 0, **model_settings}
-        config = VanillaTransformerConfig.from_preset(
-            sizes.pop("preset"), **sizes, vocab_size=len(tokenizer), **known
-        )
-        model = AutoModelForSequenceClassification.from_config(config)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: id for id, name in enumerate(names)}}
+    sizes = model_settings if start.pretrained else {"decoder_layers": 0, **model_settings}
+    model = get_model(AutoModelForSequenceClassification, sizes, tokenizer, start.pretrained, **labels)
+    config = model.config
     if getattr(config, "pooling", None) == "class_token":
         tokenizer.add_bos_token = True
     with args.main_process_first(desc="encoding the data"):
@@ -110,7 +84,7 @@ def main():
         task="text-classification",
         data=f"{data.described()}, {len(encoded['train']):,} texts of the classes {', '.join(names[:20])}",
         scores=scores,
-        model_settings=model_settings,
+        model_settings={"pretrained": start.pretrained, **model_settings},
         began=began,
         facts={"vocabulary": len(tokenizer), "train_examples": len(encoded["train"]), **trained.metrics},
         shown=("per_device_train_batch_size", "max_source_tokens", "label_smoothing_factor", "weight_decay"),

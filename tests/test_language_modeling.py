@@ -13,7 +13,7 @@ import torch
 from conftest import load_recipe
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import (
@@ -29,6 +29,7 @@ from vanilla_transformer.training import (
 from vanilla_transformer.training.language_modeling import (
     LanguageModelingArguments,
     MaskedBlocks,
+    NoisyBlocks,
     blocks,
     encode_texts,
     for_language_modeling,
@@ -161,6 +162,10 @@ def test_blank_rows_are_skipped_and_counted(tmp_path, caplog):
         ([], {"stride": 2, "objective": "masked"}, "no part in objective=masked"),
         ([], {"mask_probability": 1.0}, "mask_probability=1.0"),
         ([], {"streaming": True, "objective": "masked"}, "streaming and objective=masked"),
+        ([], {"streaming": True, "objective": "denoising"}, "streaming and objective=denoising"),
+        ([], {"pack_documents": True, "objective": "denoising"}, "pack_documents=True has no part"),
+        ([], {"deletion_probability": 0.0}, "deletion_probability=0.0"),
+        ([], {"span_length": 0.5}, "span_length=0.5"),
     ],
 )
 def test_what_cannot_be_meant_is_told(tmp_path, rows, settings, message):
@@ -291,6 +296,45 @@ def train_on(folder, train, tokenizer, **settings):
     return trainer
 
 
+def test_denoising_blocks_are_the_texts_with_an_end_each():
+    tokenizer = tokenizer_for("denoising")
+    noisy = encode_texts(splits(), tokenizer, arguments(objective="denoising"))["train"]
+    texts = [
+        tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in TEXTS
+    ]
+    targets = [noisy[index]["labels"].tolist() for index in range(len(noisy))]
+    assert all(len(ids) <= 8 and ids[-1] == tokenizer.eos_token_id for ids in targets)
+    assert list(chain.from_iterable(ids[:-1] for ids in targets)) == list(chain.from_iterable(texts))
+    assert len(targets) == sum(-(-len(ids) // 7) for ids in texts)
+    assert tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id  # as seq2seq.py will read it
+
+
+def test_noise_deletes_tokens_and_moves_spans():
+    ids = [*range(3, 203), 2]
+    noisy = NoisyBlocks(Dataset.from_dict({"input_ids": [ids] * 300}), 0.15, 10, seed=0)
+    pairs = [noisy[index] for index in range(300)]
+    assert all(pair["labels"].tolist() == ids and pair["input_ids"][-1] == 2 for pair in pairs)
+    left = [pair["input_ids"][:-1] for pair in pairs]
+    assert all(set(row) < set(ids) and len(set(row)) == len(row) for row in left)
+    assert np.mean([len(row) for row in left]) / 200 == pytest.approx(0.85, abs=0.01)
+    # A gap of a token follows a deletion; one backwards, or of many tokens, a place where spans meet.
+    moved = np.mean([((np.diff(row) < 0) | (np.diff(row) > 5)).sum() for row in left])
+    assert moved == pytest.approx(199 / 10, abs=2)
+
+    assert (noisy[7]["input_ids"] == pairs[7]["input_ids"]).all()
+    noisy.set_epoch(1)
+    assert noisy[7]["input_ids"].tolist() != pairs[7]["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_noise_of_very_short_texts(length):
+    ids = [*range(5, 5 + length), 2]
+    noisy = NoisyBlocks(Dataset.from_dict({"input_ids": [ids]}), 0.5, 1, seed=0)
+    for epoch in range(20):
+        noisy.set_epoch(epoch)
+        assert noisy[0]["input_ids"][-1] == 2 and noisy[0]["labels"].tolist() == ids
+
+
 # Scores
 
 
@@ -336,7 +380,8 @@ def test_every_recipe_parses(path, recipe):
     model, data, args = recipe.settings([str(path), "--bf16", "false"])
     assert args.output_dir.startswith("outputs/") and path.stem in args.output_dir
     preset = VanillaTransformerConfig.from_preset(model.pop("preset", "base"), **model)
-    assert preset.encoder_layers if data.objective == "masked" else preset.decoder_layers
+    assert data.objective == "causal" or preset.encoder_layers
+    assert data.objective == "masked" or preset.decoder_layers
 
 
 SMALL = {
@@ -408,6 +453,53 @@ def test_the_masked_recipe_from_data_to_pipeline(recipe, monkeypatch, tmp_path):
     assert [answers[0]["token"] for answers in fill(text for text in texts)] == [
         answers[0]["token"] for answers in single
     ]
+
+
+def test_a_denoising_model_is_a_start_for_summaries(recipe, monkeypatch, tmp_path):
+    """language_modeling.py leaves what seq2seq.py goes on from: its weights, its tokenizer and its sizes."""
+    started, folder = tmp_path / "started", tmp_path / "model"
+    book = tmp_path / "book.jsonl"
+    rows = [{"text": f"The library {number} reads files.", "summary": "reads files"} for number in range(300)]
+    book.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"--train_file={book}", f"--validation_file={book}"]
+    noise = ["--objective=denoising", "--max_source_tokens=200", "--model.max_position_embeddings=64"]
+    results = run(recipe, monkeypatch, given[0], started, given[1], *noise)
+    assert results["validation_loss"] > 0 and "validation_bits_per_character" not in results
+    assert pipeline("text2text-generation", model=str(started))("The library")[0]["generated_text"]
+
+    seq2seq = load_recipe("seq2seq")
+
+    def fine_tune(folder, *more):
+        rate = ["--learning_rate=1e-9", "--lr_scheduler_type=constant", "--max_steps=1", "--use_cpu=true"]
+        limits = ["--max_source_tokens=500", "--max_target_tokens=500", "--max_validation_samples=2"]
+        columns = ["--task=summarization", "--source_column=text", "--target_column=summary"]
+        words = [*given, *rate, *limits, *columns, f"--pretrained={started}", f"--output_dir={folder}", *more]
+        monkeypatch.setattr(sys, "argv", ["recipes/seq2seq.py", *words])
+        seq2seq.main()
+
+    fine_tune(folder, "--model.dropout=0.3")
+    before, after = (AutoModelForSeq2SeqLM.from_pretrained(path) for path in (started, folder))
+    for (name, one), two in zip(before.named_parameters(), after.parameters()):
+        torch.testing.assert_close(one, two, msg=name)
+    assert after.config.dropout == 0.3 and before.config.dropout != 0.3
+    assert (
+        AutoTokenizer.from_pretrained(folder).get_vocab()
+        == AutoTokenizer.from_pretrained(started).get_vocab()
+    )
+    assert str(started) in (folder / "README.md").read_text()
+
+    for key, message in (
+        ("--model.preset=tiny", "model.preset and pretrained"),
+        ("--model.hidden_size=32", "other sizes than the model: block asks for"),
+        ("--tokenizer=" + str(other_tokenizer(tmp_path)), "has a vocabulary of .* but the tokenizer has"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fine_tune(tmp_path / "refused", key)
+
+
+def other_tokenizer(folder):
+    tokenizer_for("denoising").save_pretrained(folder / "other")
+    return folder / "other"
 
 
 def test_a_file_and_a_given_tokenizer(recipe, monkeypatch, tmp_path):

@@ -49,7 +49,7 @@ def run(seq2seq, monkeypatch, *words):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses(path, seq2seq):
     flags = ["--bf16", "false"]  # transformers refuses it where there is no GPU
-    model, data, decoding, args = seq2seq.settings([str(path), *flags])
+    model, data, _, _, args = seq2seq.settings([str(path), *flags])
     assert args.output_dir == f"outputs/{path.stem}"
     assert data.source_lang in path.stem and data.target_lang in path.stem or path.stem == "quickstart"
     preset = VanillaTransformerConfig.from_preset(model.pop("preset", "base"), **model)

@@ -3,7 +3,9 @@
 A document is `<s> text </s>`. A causal model predicts each token of it but `<s>`, exactly once: blocks
 overlap by the one token that the next begins after, and where a held-out text is scored, by as many as
 `stride` leaves for context, which are not scored again. A masked model fills in tokens that are hidden from
-it, others in every epoch. What is left out is counted and logged; what cannot be meant is an `InputError`.
+it, and a denoising one writes a text anew of which it sees what is left when spans have changed places and
+tokens are lost: others in every epoch. What is left out is counted and logged; what cannot be meant is an
+`InputError`.
 """
 
 import logging
@@ -39,9 +41,12 @@ class LanguageModelingArguments(TextArguments):
     """
 
     text_column: str = field(default="text", metadata={"help": "column of the texts; each is a document"})
-    objective: Literal["causal", "masked"] = field(
+    objective: Literal["causal", "masked", "denoising"] = field(
         default="causal",
-        metadata={"help": "predict the next token (a decoder), or tokens that are hidden (an encoder)"},
+        metadata={
+            "help": "predict the next token (a decoder), tokens that are hidden (an encoder), or a text from "
+            "what noise has left of it (encoder and decoder, as a start for seq2seq.py)"
+        },
     )
     block_size: int = field(default=256, metadata={"help": "tokens of an example, and most that one has"})
     stride: int | None = field(
@@ -51,29 +56,52 @@ class LanguageModelingArguments(TextArguments):
             "block_size if not given"
         },
     )
-    pack_documents: bool = field(
-        default=True,
-        metadata={"help": "let blocks run on over documents' ends; else a block is of one document"},
+    pack_documents: bool | None = field(
+        default=None,
+        metadata={
+            "help": "let blocks run on over documents' ends (true if not given); else a block is of one "
+            "document, as it always is in denoising"
+        },
     )
     mask_probability: float = field(
         default=0.15, metadata={"help": "share of the tokens that a masked model has to fill in"}
+    )
+    deletion_probability: float = field(
+        default=0.15, metadata={"help": "share of the tokens that the noise of denoising takes away"}
+    )
+    span_length: float = field(
+        default=10.0,
+        metadata={
+            "help": "mean length in tokens of the spans that the noise of denoising puts in another order"
+        },
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.block_size < 2:
             raise InputError(f"block_size={self.block_size} must be at least 2")
-        if self.stride is not None and self.objective == "masked":
-            raise InputError(f"stride={self.stride} has no part in objective=masked")
+        for key, value, objectives in (
+            ("stride", self.stride, ("causal",)),
+            ("pack_documents", self.pack_documents or None, ("causal", "masked")),
+        ):
+            if value is not None and self.objective not in objectives:
+                raise InputError(f"{key}={value} has no part in objective={self.objective}")
         self.stride = self.block_size // 2 if self.stride is None else self.stride
+        if self.pack_documents is None:
+            self.pack_documents = self.objective != "denoising"
         if not 1 <= self.stride < self.block_size:
             raise InputError(
                 f"stride={self.stride} must be at least 1 and below block_size={self.block_size}"
             )
-        if not 0 < self.mask_probability < 1:
-            raise InputError(f"mask_probability={self.mask_probability} must be above 0 and below 1")
-        if self.streaming and self.objective == "masked":
-            raise InputError("streaming and objective=masked exclude each other: leave streaming out")
+        for key in ("mask_probability", "deletion_probability"):
+            if not 0 < getattr(self, key) < 1:
+                raise InputError(f"{key}={getattr(self, key)} must be above 0 and below 1")
+        if self.span_length < 1:
+            raise InputError(f"span_length={self.span_length} must be at least 1")
+        if self.streaming and self.objective != "causal":
+            raise InputError(
+                f"streaming and objective={self.objective} exclude each other: leave streaming out"
+            )
 
 
 # Texts
@@ -157,12 +185,13 @@ def for_language_modeling(tokenizer: PreTrainedTokenizerBase, objective: str) ->
 
     This package's own begins texts with `<s>`. A causal model continues a text, so nothing stands after it,
     and the space before the first word of what it writes is kept when that is decoded. A masked one reads
-    `<s> text </s>`, and `<mask>` as a word of a text is the mask. Others stay as they are.
+    `<s> text </s>`, and `<mask>` as a word of a text is the mask. For denoising, as for translation, it reads
+    `text </s>`. Others stay as they are.
 
     Raises:
         InputError: another tokenizer has no token for an end of text, or no mask.
     """
-    if isinstance(tokenizer, VanillaTransformerTokenizer):
+    if isinstance(tokenizer, VanillaTransformerTokenizer) and objective != "denoising":
         tokenizer.add_bos_token, tokenizer.add_eos_token = True, objective == "masked"
         tokenizer.update_post_processor()
         tokenizer.padding_side = "left" if objective == "causal" else "right"
@@ -195,9 +224,10 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerBase,
     data: LanguageModelingArguments,
     seed: int = 0,
-) -> dict[str, "Dataset | IterableDataset | MaskedBlocks"]:
+) -> dict[str, "Dataset | IterableDataset | ChangedBlocks"]:
     """Blocks of at most `block_size` tokens: `input_ids`, and `labels` with -100 for what is not scored.
 
+    A block of denoising is text and `</s>`, be the text the beginning, the middle or the end of a document.
     The training split is encoded in stretches of 1,000 documents, of which the last block is shorter; no
     token of any split is left out.
     """
@@ -207,6 +237,9 @@ def encode_texts(
         ids = tokenizer(rows["text"], add_special_tokens=False, split_special_tokens=True, verbose=False)[
             "input_ids"
         ]
+        if data.objective == "denoising":
+            pieces = [block for text in ids for block, _ in blocks(text, data.block_size - 1, step)]
+            return {"input_ids": [[*block, _end(tokenizer)] for block in pieces]}
         documents = [[_begin(tokenizer), *text, _end(tokenizer)] for text in ids]
         streams = [list(chain.from_iterable(documents))] if data.pack_documents else documents
         pieces = [block for stream in streams for block in blocks(stream, data.block_size, step)]
@@ -218,7 +251,9 @@ def encode_texts(
     encoded = {}
     for name, rows in splits.items():
         training = name == "train"
-        step = data.block_size - causal if training else data.stride if causal else data.block_size
+        step = data.block_size - (data.objective != "masked")
+        if causal and not training:
+            step = data.stride
         options = {} if isinstance(rows, IterableDataset) else {"desc": f"Encoding the {name} texts"}
         if training and options:
             options["num_proc"] = data.preprocessing_workers
@@ -230,8 +265,11 @@ def encode_texts(
             fn_kwargs={"step": step},
             **options,
         )
-        if not causal:
+        if data.objective == "masked":
             encoded[name] = MaskedBlocks(encoded[name], tokenizer, data.mask_probability, seed)
+        if data.objective == "denoising":
+            noise = data.deletion_probability, data.span_length
+            encoded[name] = NoisyBlocks(encoded[name], *noise, seed)
     return encoded
 
 
@@ -249,24 +287,20 @@ def labels_of(block: Sequence[int], known: int, tokenizer: PreTrainedTokenizerBa
     return [IGNORE_INDEX if place < known or token == hidden else token for place, token in enumerate(block)]
 
 
-class MaskedBlocks(torch.utils.data.Dataset):
-    """Blocks in which tokens are hidden as BERT hides them; which, is a function of seed, epoch and index.
-
-    Of the tokens to fill in, 80% become the mask, 10% another token and 10% stay what they are; labels are
-    -100 elsewhere. Special tokens are never hidden.
-    """
-
-    def __init__(self, blocks: Dataset, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int):
-        self.blocks, self.probability, self.seed = blocks, probability, seed
-        self.mask, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
-        self.special = np.array(sorted(tokenizer.all_special_ids))
-        self.epoch = torch.tensor(0).share_memory_()  # seen by workers that live on between epochs
+class ChangedBlocks(torch.utils.data.Dataset):
+    """Blocks that are shown otherwise than they are stored; how, is a function of seed, epoch and index."""
 
     column_names = ["input_ids", "labels"]
 
+    def __init__(self, blocks: Dataset, seed: int):
+        self.blocks, self.seed = blocks, seed
+        self.epoch = torch.tensor(0).share_memory_()  # seen by workers that live on between epochs
+
     def select_columns(self, column: str):
         """The blocks as they are stored, for those who measure them."""
-        return self.blocks.select_columns(column)
+        return self.blocks.select_columns("input_ids").rename_columns(
+            {} if column == "input_ids" else {"input_ids": column}
+        )
 
     def set_epoch(self, epoch: int):
         self.epoch.fill_(epoch)
@@ -276,12 +310,57 @@ class MaskedBlocks(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng([self.seed, int(self.epoch), index])
-        ids = np.array(self.blocks[index]["input_ids"])  # (length,)
+        return self.change(np.array(self.blocks[index]["input_ids"]), draw)
+
+    def change(self, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
+        """`input_ids` and `labels` of one block, `ids` (length,)."""
+        raise NotImplementedError
+
+
+class MaskedBlocks(ChangedBlocks):
+    """Blocks in which tokens are hidden as BERT hides them (Devlin et al. 2018, section 3.1).
+
+    Of the tokens to fill in, 80% become the mask, 10% another token and 10% stay what they are; labels are
+    -100 elsewhere. Special tokens are never hidden.
+    """
+
+    def __init__(self, blocks: Dataset, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int):
+        super().__init__(blocks, seed)
+        self.probability = probability
+        self.mask, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
+        self.special = np.array(sorted(tokenizer.all_special_ids))
+
+    def change(self, ids, draw):
         hidden = (draw.random(len(ids)) < self.probability) & ~np.isin(ids, self.special)
         fate = draw.random(len(ids))
         others = draw.integers(self.vocabulary, size=len(ids))
         shown = np.where(fate < 0.8, self.mask, np.where(fate < 0.9, others, ids))
         return {"input_ids": np.where(hidden, shown, ids), "labels": np.where(hidden, ids, IGNORE_INDEX)}
+
+
+class NoisyBlocks(ChangedBlocks):
+    """Blocks to write anew from what is left of them, as BART learns (Lewis et al. 2020, section 2.2).
+
+    The block is cut at random into spans, which change places, and tokens are deleted. To put it right a
+    decoder has to find what it has just written in the source, and copy what comes after it. The end token
+    stays where it is.
+
+    Args:
+        deletion_probability: of each token.
+        span_length: the mean, in tokens.
+    """
+
+    def __init__(self, blocks: Dataset, deletion_probability: float, span_length: float, seed: int):
+        super().__init__(blocks, seed)
+        self.deletion_probability, self.span_length = deletion_probability, span_length
+
+    def change(self, ids, draw):
+        text, end = ids[:-1], ids[-1:]
+        cuts = np.flatnonzero(draw.random(max(len(text) - 1, 0)) < 1 / self.span_length) + 1
+        spans = np.split(text, cuts)
+        text = np.concatenate([spans[place] for place in draw.permutation(len(spans))])
+        left = text[draw.random(len(text)) >= self.deletion_probability]
+        return {"input_ids": np.concatenate([left, end]), "labels": ids}
 
 
 # Scores

@@ -64,6 +64,7 @@ def publish(
         f'    pipe = pipeline("{task}", model="{folder}")\n'
         f'    print(pipe("...")[0]["{USE[task].key}"])\n'
     )
+    given = {name: value for name, value in model_settings.items() if value is not None}
     rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
     write_model_card(
         folder,
@@ -74,7 +75,7 @@ def publish(
             for split, metrics in scores.items()
         },
         model=args.hub_model_id if args.push_to_hub else None,
-        settings={**model_settings, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}},
+        settings={**given, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}},
         languages=languages,
         command=shlex.join(["python", *sys.argv]),
     )

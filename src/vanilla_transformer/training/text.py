@@ -1,12 +1,19 @@
 """Texts as tokens: the keys that say how, and the vocabulary that a recipe trains when none is given."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 
+from ..configuration_vanilla_transformer import VanillaTransformerConfig
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
 from .settings import InputError
 from .sources import SourceArguments
@@ -37,6 +44,61 @@ class TextArguments(SourceArguments):
         super().__post_init__()
         if self.vocab_size < 2:
             raise InputError(f"vocab_size={self.vocab_size} must be at least 2")
+
+
+@dataclass
+class StartArguments:
+    """What the training starts from."""
+
+    _argument_group_name = "start"
+
+    pretrained: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub name of a model to go on from, with its tokenizer, such as "
+            "language_modeling.py leaves; random weights if not given"
+        },
+    )
+
+
+def get_model(
+    auto_class: type,
+    sizes: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
+    pretrained: str | None = None,
+    **settings,
+) -> PreTrainedModel:
+    """The model that training starts from: `pretrained`, or one of random weights.
+
+    Args:
+        auto_class: such as `AutoModelForSeq2SeqLM`.
+        sizes: the `model:` block of the recipe, with its `preset`.
+        settings: more for its configuration, whatever it starts from.
+
+    Raises:
+        InputError: `sizes` or the tokenizer do not fit `pretrained`.
+    """
+    words = ("bos_token_id", "pad_token_id", "eos_token_id")
+    settings |= {name: getattr(tokenizer, name) for name in words}
+    sizes = dict(sizes)
+    if pretrained is None:
+        preset = sizes.pop("preset", "base")
+        config = VanillaTransformerConfig.from_preset(
+            preset, **{**sizes, **settings, "vocab_size": len(tokenizer)}
+        )
+        return auto_class.from_config(config)
+    if "preset" in sizes:
+        raise InputError("model.preset and pretrained both say how large the model is; leave one out")
+    config = AutoConfig.from_pretrained(pretrained, **sizes, **settings)
+    if config.vocab_size != len(tokenizer):
+        held = f"a vocabulary of {config.vocab_size:,} tokens, but the tokenizer has {len(tokenizer):,}"
+        raise InputError(f"pretrained: {pretrained} has {held}")
+    try:
+        return auto_class.from_pretrained(pretrained, config=config)
+    except RuntimeError as error:  # of weights and sizes that do not match
+        raise InputError(
+            f"pretrained: {pretrained} has other sizes than the model: block asks for"
+        ) from error
 
 
 def get_tokenizer(

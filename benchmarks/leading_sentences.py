@@ -17,6 +17,7 @@ from vanilla_transformer.metrics import load_metric
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
 from vanilla_transformer.training.data import DataArguments, DecodingArguments, load_splits
 from vanilla_transformer.training.settings import parse
+from vanilla_transformer.training.text import StartArguments
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -40,9 +41,10 @@ def leading_sentences(text: str, count: int) -> str:
 
 def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _, data, baseline, _, _ = parse(
+    _, data, _, baseline, _, _ = parse(
         VanillaTransformerConfig,
         DataArguments,
+        StartArguments,
         BaselineArguments,
         DecodingArguments,
         VanillaTransformerTrainingArguments,

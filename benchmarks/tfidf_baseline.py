@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
 from vanilla_transformer.training.settings import parse
+from vanilla_transformer.training.text import StartArguments
 from vanilla_transformer.training.text_classification import TextClassificationArguments, load_splits
 
 
@@ -39,9 +40,10 @@ class BaselineArguments:
 
 def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _, data, baseline, args = parse(
+    _, data, _, baseline, args = parse(
         VanillaTransformerConfig,
         TextClassificationArguments,
+        StartArguments,
         BaselineArguments,
         VanillaTransformerTrainingArguments,
     )

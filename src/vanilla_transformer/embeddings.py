@@ -37,9 +37,9 @@ class TokenEmbedding(nn.Embedding):
 class PairEmbedding(nn.Embedding):
     """Vectors for pairs of neighbouring tokens, at the place of the second; a hash finds a pair's row.
 
-    On little data attention hardly learns what "not" does to the next word; a table of pairs may (Joulin et al.
-    2016, "Bag of Tricks for Efficient Text Classification"). Its rows are zero before training, which leaves
-    out a share `dropout` of the pairs.
+    On little data attention hardly learns what "not" does to the next word; a table of pairs may (Joulin et
+    al. 2016, "Bag of Tricks for Efficient Text Classification"). Its rows are zero before training, which
+    leaves out a share `dropout` of the pairs.
     """
 
     def __init__(self, rows: int, width: int, dropout: float):

@@ -51,7 +51,9 @@ def main():
         splits = load_texts(data)
         tokenizer = get_tokenizer(data, splits["train"], ("text",), args, checkpoint, data.block_size)
         tokenizer = for_language_modeling(tokenizer, data.objective)
-    sizes = {"preset": "base", "max_position_embeddings": data.block_size, **model_settings}
+    sizes = {"preset": "base", **model_settings}
+    if data.objective == "causal":  # what it writes is no longer than what it has seen
+        sizes.setdefault("max_position_embeddings", data.block_size)
     if absent:
         sizes[absent] = 0
     model = get_model(auto_class, sizes, tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerForSequenceClassification,
     VanillaTransformerTokenizer,
+    VanillaTransformerVisionConfig,
 )
 from vanilla_transformer.corpora import load_corpus
 from vanilla_transformer.training.classification import (
@@ -485,6 +487,44 @@ def test_going_on_from_an_encoder(recipe, monkeypatch, tmp_path):
     assert stored[0]["model"] == stored[1]["model"]
     with pytest.raises(InputError, match="model.preset"):
         run(recipe, monkeypatch, **mine, output_dir=tmp_path / "two", **{"model.preset": "tiny"})
+    tokenizer.save_pretrained(tmp_path / "pictures")
+    VanillaTransformerVisionConfig().save_pretrained(tmp_path / "pictures")
+    for wrong, message in (
+        (tmp_path / "nowhere", "pretrained: .*nowhere: there is no such folder here"),
+        ("outputs/nowhere", "pretrained: outputs/nowhere: there is no such folder here"),
+        (tmp_path / "pictures", "pretrained: .*pictures has a vocabulary of 0 tokens"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(recipe, monkeypatch, **mine | {"pretrained": wrong}, output_dir=tmp_path / "three")
+
+
+@pytest.mark.slow
+def test_two_processes_score_every_text_once(tmp_path):
+    file = reviews(tmp_path / "reviews.jsonl", copies=2)
+    rows = [json.loads(line) for line in Path(file).read_text().splitlines()[:11]]
+    few = write(tmp_path / "few.jsonl", rows)
+    settings = {**SMALL, "train_file": file, "validation_file": few, "per_device_eval_batch_size": 2}
+    settings |= {"max_steps": 4, "save_steps": 2, "output_dir": tmp_path / "model"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [
+            *words,
+            "recipes/text_classification.py",
+            *(f"--{name}={value}" for name, value in settings.items()),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [row["text"] for row in rows]
+    report = json.loads((tmp_path / "model" / "classes.json").read_text())
+    assert {name: row["examples"] for name, row in report["classes"].items()} == {"neg": 5, "pos": 6}
+    accuracy = json.loads((tmp_path / "model" / "results.json").read_text())["validation_accuracy"]
+    assert accuracy == pytest.approx(np.mean([line["label"] == line["predicted"] for line in lines]))
 
 
 def test_the_linear_baseline_reads_the_same_data(tmp_path):

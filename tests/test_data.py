@@ -289,6 +289,10 @@ def test_a_stream_names_it_too(tmp_path, case):
             {"dataset": "bible_en_es", "source_lang": "en", "target_lang": "es", "vocab_size": 0},
             "vocab_size=0",
         ),
+        (
+            {"dataset": "bible_en_es", "source_lang": "en", "target_lang": "es", "max_test_samples": 0},
+            "max_test_samples=0 must be at least 1",
+        ),
     ],
 )
 def test_keys_that_contradict_each_other(settings, named):
@@ -330,6 +334,16 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
         assert tokenizer.decode(row["labels"], skip_special_tokens=True) == row["target"]
     lengths = [len(ids) for ids in held_out["input_ids"]]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
+    pairs = {"source": ["a b", "a b c d e f g h", "a"], "target": ["a", "b", "a b c d e f g h"]}
+    splits = {"train": Dataset.from_dict(pairs)}
+    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_target_length=6)
+    encoded = encode_splits(splits, tokenizer, data, longest=7)["train"]
+    assert max(map(len, encoded["input_ids"])) <= 7 and max(map(len, encoded["labels"])) <= 6
+    assert len(encoded) == 1
+    assert "max_source_length=256 becomes 7" in caplog.text and "max_target_length" not in caplog.messages[0]
 
 
 def test_streamed_encoding_equals_whole(tokenizer, caplog):

@@ -7,7 +7,7 @@ logged; what cannot be meant is an `InputError` that names the file, the line or
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -145,10 +145,15 @@ def encode_splits(
     Training pairs beyond `max_source_length` or `max_target_length` tokens are left out. The other splits
     keep every pair, for a score is of all of them, with its texts; only a source of more than `longest`
     tokens, the positions that the model has, is cut. They are ordered by length; `row` is the place before.
-    With `truncate_source` all sources are cut to `max_source_length`, and none is left out.
+    With `truncate_source` all sources are cut to `max_source_length`, and none is left out. Neither limit is
+    more than `longest` in training either.
     """
+    for key in ("max_source_length", "max_target_length"):
+        if getattr(data, key) > longest:
+            logger.warning("%s=%d becomes %d, the positions of the model", key, getattr(data, key), longest)
+            data = replace(data, **{key: longest})
     if data.truncate_source:
-        longest = min(longest, data.max_source_length)
+        longest = data.max_source_length
     return {
         name: _encode_training(dataset, tokenizer, data)
         if name == "train"

@@ -62,7 +62,7 @@ def publish(
         "    import vanilla_transformer\n"
         "    from transformers import pipeline\n\n"
         f'    pipe = pipeline("{task}", model="{folder}")\n'
-        f'    print(pipe("...")[0]["{USE[task].key}"])\n'
+        f"    print(pipe({json.dumps(USE[task].example)}))  # its {USE[task].key} is the answer\n"
     )
     given = {name: value for name, value in model_settings.items() if value is not None}
     rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"

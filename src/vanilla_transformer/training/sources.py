@@ -74,6 +74,9 @@ class SourceArguments:
             )
         if not self.dataset and not files["train"]:
             raise InputError("no data: set dataset (a Hub name or a shipped corpus) or train_file")
+        for key in (f"max_{name}_samples" for name in SPLITS):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise InputError(f"{key}={getattr(self, key)} must be at least 1")
         of_hub = (
             "dataset_config",
             "dataset_revision",

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 from transformers import (
@@ -89,16 +91,29 @@ def get_model(
         return auto_class.from_config(config)
     if "preset" in sizes:
         raise InputError("model.preset and pretrained both say how large the model is; leave one out")
-    config = AutoConfig.from_pretrained(pretrained, **sizes, **settings)
-    if config.vocab_size != len(tokenizer):
-        held = f"a vocabulary of {config.vocab_size:,} tokens, but the tokenizer has {len(tokenizer):,}"
-        raise InputError(f"pretrained: {pretrained} has {held}")
+    with loading("pretrained", pretrained):
+        config = AutoConfig.from_pretrained(pretrained, **sizes, **settings)
+        if getattr(config, "vocab_size", None) != len(tokenizer):
+            held = f"a vocabulary of {getattr(config, 'vocab_size', 0):,} tokens"
+            raise InputError(f"pretrained: {pretrained} has {held}, but the tokenizer has {len(tokenizer):,}")
+        try:
+            return auto_class.from_pretrained(pretrained, config=config)
+        except RuntimeError as error:  # of weights and sizes that do not match
+            raise InputError(
+                f"pretrained: {pretrained} has other sizes than the model: block asks for"
+            ) from error
+
+
+@contextmanager
+def loading(key: str, place: str):
+    """What cannot be loaded from `place`, a folder or a name on the Hub, is an error that names the key."""
     try:
-        return auto_class.from_pretrained(pretrained, config=config)
-    except RuntimeError as error:  # of weights and sizes that do not match
-        raise InputError(
-            f"pretrained: {pretrained} has other sizes than the model: block asks for"
-        ) from error
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        why = "" if Path(place).is_dir() else "there is no such folder here, and on the Hub: "
+        raise InputError(f"{key}: {place}: {why}{error}") from error
 
 
 def get_tokenizer(
@@ -122,7 +137,8 @@ def get_tokenizer(
         if max_length is not None:
             tokenizer.model_max_length = max_length
         tokenizer.save_pretrained(args.output_dir)
-    return AutoTokenizer.from_pretrained(stored or args.output_dir)
+    with loading("tokenizer" if data.tokenizer else "pretrained", stored or args.output_dir):
+        return AutoTokenizer.from_pretrained(stored or args.output_dir)
 
 
 def text_columns(

@@ -110,6 +110,7 @@ def encode_splits(
 
 
 def _encode(name: str, rows: Dataset, tokenizer, data: TextClassificationArguments, longest: int) -> Dataset:
+    limit = "max_length" if data.max_length <= longest else "the positions of the model"
     longest = min(longest, data.max_length)
 
     def encode(rows: dict, numbers: list[int]) -> dict:
@@ -132,7 +133,7 @@ def _encode(name: str, rows: Dataset, tokenizer, data: TextClassificationArgumen
         desc=f"Encoding the {name} texts",
     )
     if cut := sum(encoded["cut"]):
-        logger.warning("%s: cut %d of %d texts to %d tokens", name, cut, len(encoded), longest)
+        logger.warning("%s: cut %d of %d texts to %d tokens (%s)", name, cut, len(encoded), longest, limit)
     if name != "train":  # little padding; the longest first, so that memory fails at once or never
         encoded = encoded.select(np.argsort(-np.array(encoded["length"]), kind="stable"))
     return encoded.remove_columns(["cut", "length"] + ["row"] * (name == "train"))

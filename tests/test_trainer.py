@@ -543,6 +543,7 @@ def test_an_earlier_runs_checkpoints_are_not_overwritten(tmp_path):
         ({"noam_factor": 2.0, "lr_scheduler_type": "linear"}, "noam_factor"),
         ({"momentum": 0.5}, "momentum"),
         ({"optim_args": "momentum=0.5"}, "optim_args"),
+        ({"weight_decay": 0.1}, "weight_decay=0.1 with optim=adam"),
         ({"lr_scheduler_type": "naom"}, "lr_scheduler_type=naom is none of noam"),
         ({"optim": "adma"}, "optim=adma is none of adam"),
         ({"label_smoothing_factor": 1.0}, "label_smoothing_factor"),
@@ -565,6 +566,14 @@ def test_a_sentence_over_the_budget_is_named(tmp_path):
 
 
 # Arguments
+
+
+def test_attention_is_computed_as_asked_and_trains_the_same(tmp_path):
+    trainers = [trainer_of(tmp_path / kind, attn_implementation=kind) for kind in ("eager", "sdpa")]
+    assert [trainer.model.config._attn_implementation for trainer in trainers] == ["eager", "sdpa"]
+    # Weights may differ: Adam with ε = 1e-9 makes steps of the rounding errors of the keys' biases.
+    losses = [trainer.train().training_loss for trainer in trainers]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])

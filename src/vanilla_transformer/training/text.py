@@ -137,7 +137,8 @@ def get_tokenizer(
         if max_length is not None:
             tokenizer.model_max_length = max_length
         tokenizer.save_pretrained(args.output_dir)
-    with loading("tokenizer" if data.tokenizer else "pretrained", stored or args.output_dir):
+    checkpoint_key = "resume_from_checkpoint" if args.resume_from_checkpoint else "pretrained"
+    with loading("tokenizer" if data.tokenizer else checkpoint_key, stored or args.output_dir):
         return AutoTokenizer.from_pretrained(stored or args.output_dir)
 
 

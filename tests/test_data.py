@@ -336,6 +336,14 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_empty_text_files_are_told(tmp_path):
+    data = DataArguments(train_file=text_files(tmp_path, [("", "")]), source_lang="en", target_lang="de")
+    for path in data.train_file:
+        open(path, "w").close()
+    with pytest.raises(InputError, match="train.en and .*train.de are empty"):
+        load_splits(data)
+
+
 def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
     pairs = {"source": ["a b", "a b c d e f g h", "a"], "target": ["a", "b", "a b c d e f g h"]}
     splits = {"train": Dataset.from_dict(pairs)}

@@ -241,6 +241,8 @@ def _read_parallel(name: str, paths: list[str], streaming: bool) -> Dataset | It
             f"{name}_file: {paths[0]} has {counts[0]} lines but {paths[1]} has {counts[1]}; "
             "line n of one must be the translation of line n of the other"
         )
+    if not counts[0]:
+        raise InputError(f"{name}_file: {paths[0]} and {paths[1]} are empty")
     changed = tuple(Path(path).stat().st_mtime_ns for path in paths)  # no list: `datasets` means shards by it
     rows = {"source_path": paths[0], "target_path": paths[1], "changed": changed}
     if streaming:

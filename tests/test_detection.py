@@ -401,8 +401,27 @@ def test_bad_data_is_told(tmp_path):
         load_splits(DetectionArguments(train_file=infinite))
     with pytest.raises(InputError, match="belong together"):
         DetectionArguments(train_file=files, image_height=100)
-    (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [{"id": 1}], "categories": []}')
-    with pytest.raises(InputError, match="not as COCO has it: KeyError 'image_id'"):
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"annotations": [{"id": 1}]}, "not as COCO has it: the key 'image_id' is missing"),
+        ({"annotations": [{"image_id": 5, "category_id": 1}]}, "annotation 0: there is no image_id 5"),
+        ({"annotations": [{"image_id": 1, "category_id": 5}]}, "annotation 0: there is no category_id 5"),
+        ({"categories": None}, "not as COCO has it: 'NoneType' object is not iterable"),
+        ({"categories": ...}, "not as COCO has it: the key 'categories' is missing"),
+    ],
+)
+def test_a_bad_coco_file_is_told(tmp_path, changed, message):
+    whole = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    whole = {key: value for key, value in (whole | changed).items() if value is not ...}
+    (tmp_path / "boxes.json").write_text(json.dumps(whole))
+    with pytest.raises(InputError, match=f"boxes.json.*{message}"):
         load_splits(DetectionArguments(train_file=[str(tmp_path / "boxes.json")]))
 
 

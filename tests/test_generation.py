@@ -443,6 +443,7 @@ def test_settings_survive_saving_and_are_checked(tmp_path):
         ({"length_penalty_type": None}, "coverage_penalty=0.2 needs length_penalty_type='gnmt'"),
         ({"max_extra_tokens": 2.5}, "max_extra_tokens=2.5"),
         ({"do_sample": True}, "do_sample"),
+        ({"num_beams": 0}, "num_beams=0 must be at least 1"),
         ({"max_extra_token": 3}, "max_extra_token"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -13,7 +13,13 @@ import torch
 from conftest import load_recipe
 from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import (
@@ -418,6 +424,12 @@ def test_the_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path):
         assert results[f"{split}_perplexity"] == pytest.approx(math.exp(results[f"{split}_loss"]))
     card = (folder / "README.md").read_text()
     assert "bits per character" in card and 'pipeline("text-generation"' in card
+    config = AutoConfig.from_pretrained(folder)
+    assert (
+        config.max_position_embeddings
+        == SMALL["block_size"]
+        < VanillaTransformerConfig().max_position_embeddings
+    )
 
     write = pipeline("text-generation", model=str(folder), max_new_tokens=6, do_sample=False)
     prompts = ["In the beginning God", "And", "He said to them, Go and"]
@@ -443,6 +455,8 @@ def test_the_masked_recipe_from_data_to_pipeline(recipe, monkeypatch, tmp_path):
     folder = tmp_path / "model"
     results = run(recipe, monkeypatch, "recipes/language_modeling/masked.yaml", folder)
     assert results["validation_loss"] > 0 and "validation_bits_per_character" not in results
+    positions = VanillaTransformerConfig().max_position_embeddings  # room for what it is fine-tuned to
+    assert AutoConfig.from_pretrained(folder).max_position_embeddings == positions
     fill = pipeline("fill-mask", model=str(folder), top_k=3)
     texts = ["In the <mask> God created.", "And God <mask>"]
     single = [fill(text) for text in texts]
@@ -455,7 +469,7 @@ def test_the_masked_recipe_from_data_to_pipeline(recipe, monkeypatch, tmp_path):
     ]
 
 
-def test_a_denoising_model_is_a_start_for_summaries(recipe, monkeypatch, tmp_path):
+def test_a_denoising_model_is_a_start_for_summaries(recipe, monkeypatch, tmp_path, caplog):
     """language_modeling.py leaves what seq2seq.py goes on from: its weights, its tokenizer and its sizes."""
     started, folder = tmp_path / "started", tmp_path / "model"
     book = tmp_path / "book.jsonl"
@@ -478,6 +492,9 @@ def test_a_denoising_model_is_a_start_for_summaries(recipe, monkeypatch, tmp_pat
         seq2seq.main()
 
     fine_tune(folder, "--model.dropout=0.3")
+    assert "vocab_size" not in caplog.text
+    fine_tune(tmp_path / "sized", "--vocab_size=321")
+    assert "vocab_size=321 has no part in this run" in caplog.text
     before, after = (AutoModelForSeq2SeqLM.from_pretrained(path) for path in (started, folder))
     for (name, one), two in zip(before.named_parameters(), after.parameters()):
         torch.testing.assert_close(one, two, msg=name)

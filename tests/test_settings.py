@@ -74,6 +74,8 @@ def test_flags_alone_and_an_empty_yaml(tmp_path):
         ("model:\n  tie_word_embeddings: 7", [], ["line 2", "bool"]),
         ("model:\n  norm_position: middle", [], ["line 2", "post", "pre", "'middle'"]),
         ("model:\n  preset: tinny", [], ["line 2", "'tinny'", "did you mean 'tiny'"]),
+        ("model:\n  preset: vast", [], ["line 2", "'vast'", "there are tiny, "]),
+        ("modle:\n  preset: tiny", [], ["line 1", "'modle'", "did you mean 'model'"]),
         ("model:\n  hidden_size: 129", [], ["recipe.yaml", "hidden_size=129", "num_attention_heads=8"]),
         ("model: 3", [], ["line 1", "key: value"]),
         ("hidden_size: 3", [], ["line 1", "'hidden_size'", "--model.hidden_size"]),

@@ -233,6 +233,8 @@ class PaperGenerationMixin(GenerationMixin):
         kind, beta, extra = (getattr(settings, name) for name in SETTINGS)
         if kind not in (None, "gnmt"):
             raise ValueError(f"length_penalty_type={kind!r}: there are 'gnmt' and None, transformers' own")
+        if not settings.num_beams >= 1:
+            raise ValueError(f"num_beams={settings.num_beams} must be at least 1")
         if uses_own_search(settings) and settings.do_sample:
             raise ValueError(
                 "length_penalty_type='gnmt' draws no samples; with do_sample=True set num_beams=1 or "

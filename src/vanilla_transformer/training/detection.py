@@ -180,7 +180,7 @@ def _is_coco(path: str) -> bool:
             whole = json.load(file)
         except ValueError:
             return False
-    return isinstance(whole, dict) and {"images", "annotations", "categories"} <= whole.keys()
+    return isinstance(whole, dict) and {"images", "annotations"} <= whole.keys()
 
 
 class FileImages(Sequence):
@@ -225,11 +225,17 @@ def _from_coco(data: DetectionArguments) -> tuple[dict, list[str]]:
         try:
             categories = {one["id"]: one["name"] for one in whole["categories"]}
             images = {one["id"]: folder / one["file_name"] for one in whole["images"]}
-            objects = {image: [] for image in images}
-            for one in whole["annotations"]:
-                objects[one["image_id"]].append({**one, "category": categories[one["category_id"]]})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{paths[0]}: not as COCO has it: {type(error).__name__} {error}") from error
+            annotations = [(one["image_id"], one["category_id"], one) for one in whole["annotations"]]
+        except KeyError as error:
+            raise InputError(f"{paths[0]}: not as COCO has it: the key {error} is missing") from error
+        except TypeError as error:
+            raise InputError(f"{paths[0]}: not as COCO has it: {error}") from error
+        objects = {image: [] for image in images}
+        for number, (image, category, one) in enumerate(annotations):
+            for key, value, known in (("image_id", image, images), ("category_id", category, categories)):
+                if value not in known:
+                    raise InputError(f"{paths[0]}, annotation {number}: there is no {key} {value!r}")
+            objects[image].append({**one, "category": categories[category]})
         names = names or [categories[key] for key in sorted(categories)]
         loaded[name] = FileImages(list(images.values())), list(objects.values()), paths[0]
         limit = getattr(data, f"max_{name}_samples")

@@ -10,6 +10,7 @@ tokens are lost: others in every epoch. What is left out is counted and logged; 
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -287,7 +288,7 @@ def labels_of(block: Sequence[int], known: int, tokenizer: PreTrainedTokenizerBa
     return [IGNORE_INDEX if place < known or token == hidden else token for place, token in enumerate(block)]
 
 
-class ChangedBlocks(torch.utils.data.Dataset):
+class ChangedBlocks(torch.utils.data.Dataset, ABC):
     """Blocks that are shown otherwise than they are stored; how, is a function of seed, epoch and index."""
 
     column_names = ["input_ids", "labels"]
@@ -312,9 +313,9 @@ class ChangedBlocks(torch.utils.data.Dataset):
         draw = np.random.default_rng([self.seed, int(self.epoch), index])
         return self.change(np.array(self.blocks[index]["input_ids"]), draw)
 
+    @abstractmethod
     def change(self, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
         """`input_ids` and `labels` of one block, `ids` (length,)."""
-        raise NotImplementedError
 
 
 class MaskedBlocks(ChangedBlocks):

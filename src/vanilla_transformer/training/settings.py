@@ -164,7 +164,7 @@ class _Parser(HfArgumentParser):
             raise InputError(
                 f"{where}: {name!r} belongs to the model: model: {{{name}: ...}} or --model.{name}"
             )
-        known = [*self.fields, *(f"model.{field}" for field in self.model_types)]
+        known = ["model", *self.fields, *(f"model.{field}" for field in self.model_types)]
         raise InputError(f"{where}: unknown key {name!r}{nearest(name, known) or '; see --help'}")
 
     def as_flags(self, name: str, value) -> list[str]:
@@ -193,7 +193,8 @@ class _Parser(HfArgumentParser):
         where = self.origins.get("model.preset", "model.preset")
         presets = self.config_class.presets
         if preset is not None and preset not in presets:
-            raise InputError(f"{where}: unknown preset {preset!r}{nearest(preset, presets)}")
+            hint = nearest(preset, presets) or f"; there are {', '.join(presets)}"
+            raise InputError(f"{where}: unknown preset {preset!r}{hint}")
         try:
             self.config_class.from_preset(preset, **settings) if preset else self.config_class(**settings)
         except Exception as error:  # the strict config has an exception class of its own for every check

@@ -140,8 +140,8 @@ def get_tokenizer(
     checkpoint_key = "resume_from_checkpoint" if args.resume_from_checkpoint else "pretrained"
     with loading("tokenizer" if data.tokenizer else checkpoint_key, stored or args.output_dir):
         tokenizer = AutoTokenizer.from_pretrained(stored or args.output_dir)
-    default = TextArguments.__dataclass_fields__["vocab_size"].default
-    if stored and not args.resume_from_checkpoint and data.vocab_size not in (default, len(tokenizer)):
+    given = data.vocab_size != TextArguments.vocab_size
+    if stored and not args.resume_from_checkpoint and given and data.vocab_size != len(tokenizer):
         has = f"{stored} has a vocabulary of {len(tokenizer)}"
         logger.warning("vocab_size=%d has no part in this run: %s", data.vocab_size, has)
     return tokenizer

@@ -207,6 +207,54 @@ def test_transformers_own_optimizers_and_schedules_train(tmp_path, settings):
         assert trainer.optimizer.param_groups[0]["momentum"] == 0.9
 
 
+@pytest.mark.parametrize("kind", ["seq2seq", "marian", "causal"])
+def test_r_drop_draws_two_passes_together(tmp_path, kind):
+    data = lines() if kind == "causal" else pairs()
+    model = build(kind, dropout=0.3).train()
+    trainer = trainer_of(tmp_path, model, data, r_drop=3.0, label_smoothing_factor=0.2)
+    batch = Seq2SeqCollator(1)([data[index] for index in range(5)])
+    torch.manual_seed(1)
+    loss = trainer.compute_loss(model, dict(batch))
+
+    torch.manual_seed(1)
+    logits = model(**{name: torch.cat([values, values]) for name, values in batch.items()}).logits
+    labels = batch["labels"]
+    if kind == "causal":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    first, second = logits[:5], logits[5:]
+    assert not torch.allclose(first, second)  # dropout
+    tokens, expected = (labels != -100).sum(), 0
+    for row in range(5):
+        for place in range(labels.shape[1]):
+            if labels[row, place] == -100:
+                continue
+            p, q = (passed[row, place].softmax(-1) for passed in (first, second))
+            for one, other in ((p, q), (q, p)):
+                target = 0.8 * F.one_hot(labels[row, place], 30) + 0.2 / 30
+                expected -= (target * one.log()).sum() / 2
+                expected += 3 / 4 * (one * (one / other).log()).sum()
+    torch.testing.assert_close(loss, expected / tokens)
+
+
+def test_r_drop_without_dropout_is_the_plain_loss(tmp_path):
+    """In batches that are accumulated too; and without labels to agree on it is refused."""
+    weights = []
+    for r_drop in (0.0, 5.0):
+        trainer = trainer_of(tmp_path / str(r_drop), r_drop=r_drop, **PLAIN_SGD, **BUDGET)
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    assert_same_weights(*weights, rtol=1e-4, atol=1e-5)
+    trainer.compute_loss_func = lambda outputs, labels, items: (labels != -100).sum() * 3 / items
+    batch = Seq2SeqCollator(1)([pairs()[index] for index in range(5)])
+    assert trainer.compute_loss(trainer.model.train(), dict(batch)) == 3
+    with pytest.raises(ValueError, match="r_drop needs labels that are ids"):
+        trainer.compute_loss(
+            trainer.model.train(), {"input_ids": torch.ones(1, 1), "labels": torch.ones(1, 2)}
+        )
+    with pytest.raises(ValueError, match="r_drop=-1 is negative"):
+        arguments(tmp_path, r_drop=-1)
+
+
 # Evaluation
 
 

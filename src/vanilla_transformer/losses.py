@@ -60,6 +60,26 @@ def linear_cross_entropy(
     return total / _count(labels, num_items_in_batch)
 
 
+def r_drop_divergence(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """How far two passes over one batch, which differ by their dropout, disagree, in nats per real token.
+
+    That is ½ (KL(P1 ‖ P2) + KL(P2 ‖ P1)), the regulariser of R-Drop (Liang et al. 2021, arXiv 2106.14448).
+
+    Args:
+        logits: `(2 · batch, ..., vocabulary)`, those of the second pass after those of the first.
+        labels: `(2 · batch, ...)`, -100 where there is padding, which is left out.
+        num_items_in_batch: what the sum is divided by, the tokens of one pass; None counts them.
+    """
+    first, second = logits.float().log_softmax(-1).chunk(2)
+    labels = labels.chunk(2)[0]
+    divergence = ((first.exp() - second.exp()) * (first - second)).sum(-1) / 2
+    return divergence[labels != IGNORE_INDEX].sum() / _count(labels, num_items_in_batch)
+
+
 def _count(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
     if num_items_in_batch is None:
         return (labels != IGNORE_INDEX).sum().clamp(min=1)

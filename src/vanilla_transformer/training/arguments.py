@@ -73,6 +73,14 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "help": "Label smoothing of the training loss (section 5.4). Evaluation reports the plain loss."
         },
     )
+    r_drop: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of R-Drop (the α of Liang et al. 2021; theirs is 1 to 5): each batch is passed "
+            "twice, and the two predictions, which dropout makes differ, are drawn together. Takes twice the "
+            "time; 0 is off."
+        },
+    )
     max_source_tokens: int | None = field(
         default=None,
         metadata={"help": "Most source tokens, padding included, in one batch on one device."},
@@ -212,6 +220,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             not 0 <= self.label_smoothing_factor < 1,
             f"label_smoothing_factor={self.label_smoothing_factor} is not in [0, 1)",
         )
+        _refuse(not self.r_drop >= 0, f"r_drop={self.r_drop} is negative")
 
     def _check_averaging(self):
         count = self.average_checkpoints

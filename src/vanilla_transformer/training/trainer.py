@@ -27,7 +27,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
-from ..losses import IGNORE_INDEX, label_smoothed_cross_entropy
+from ..losses import IGNORE_INDEX, label_smoothed_cross_entropy, r_drop_divergence
 from .arguments import VanillaTransformerTrainingArguments
 from .averaging import average_checkpoints, best_checkpoints, last_checkpoints
 from .batching import TokenBudgetIterable, TokenBudgetSampler, padding_report, sequence_lengths
@@ -258,10 +258,13 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
     # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.compute_loss_func is not None or not is_class_ids(inputs.get("labels")):
+        twice = self.args.r_drop and model.training
+        if not twice and (self.compute_loss_func is not None or not is_class_ids(inputs.get("labels"))):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        if self._model_smooths:
+        if twice:
+            loss, outputs = self._r_drop_loss(model, inputs, num_items_in_batch)
+        elif self._model_smooths:
             outputs = model(
                 **inputs,
                 smoothing=smoothing,
@@ -277,6 +280,22 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             # The tokens are those of all processes, but gradients are averaged over them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _r_drop_loss(self, model, inputs, num_items_in_batch):
+        """The mean loss of two passes and α/2 times how far they disagree: half of R-Drop's equation 4."""
+        if not is_class_ids(inputs.get("labels")):
+            raise ValueError("r_drop needs labels that are ids of classes or tokens, not shares or boxes")
+        inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
+        outputs = model(**self._without_labels(inputs))
+        logits, labels = self._aligned(outputs["logits"], inputs["labels"])
+        items = num_items_in_batch
+        if items is None:
+            items = (labels != IGNORE_INDEX).sum() / 2
+        if self.compute_loss_func is None:
+            loss = label_smoothed_cross_entropy(logits, labels, self.args.label_smoothing_factor, 2 * items)
+        else:
+            loss = self.compute_loss_func(outputs, inputs["labels"], 2 * items)
+        return loss + self.args.r_drop / 2 * r_drop_divergence(logits, labels, items), outputs
 
     def _without_labels(self, inputs):
         """The inputs from which a model computes logits, and no loss of its own."""

@@ -292,6 +292,9 @@ def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch,
     run(recipe, monkeypatch, QUICKSTART, *settings, *go_on, "--output_dir", tmp_path / "resumed")
     whole, resumed = (tmp_path / name / "model.safetensors" for name in ("whole", "resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert results["examples_per_second"] > 0
+    assert "target_tokens_per_second" not in results  # the labels of mixed images are shares, not tokens
 
 
 def test_streams_and_weights_of_classes(recipe, monkeypatch, tmp_path, folders):

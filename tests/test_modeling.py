@@ -16,8 +16,8 @@ from vanilla_transformer import (
     VanillaTransformerForSequenceClassification,
     VanillaTransformerModel,
 )
-from vanilla_transformer.layers import Packing
-from vanilla_transformer.losses import label_smoothed_cross_entropy, linear_cross_entropy
+from vanilla_transformer.layers import Dropout, Packing
+from vanilla_transformer.losses import label_smoothed_cross_entropy, linear_cross_entropy, r_drop_divergence
 
 VARIANTS = [
     {},
@@ -289,21 +289,46 @@ def test_label_smoothed_cross_entropy_is_the_formula(label_smoothing):
     assert summed.item() == pytest.approx(expected / 10, rel=1e-5)
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_linear_cross_entropy_equals_that_of_its_logits(label_smoothing):
+@pytest.mark.parametrize("label_smoothing, r_drop", [(0.0, 0.0), (0.1, 0.0), (0.1, 2.5)])
+def test_linear_cross_entropy_equals_that_of_its_logits(label_smoothing, r_drop):
     torch.manual_seed(0)
     states = torch.randn(1300, 16, requires_grad=True)  # three chunks
     weight = torch.randn(50, 16, requires_grad=True)
-    labels = torch.randint(0, 50, (1300,))
+    labels = torch.randint(0, 50, (650,)).repeat(2)
     labels[::5] = -100
-    fused = linear_cross_entropy(states, weight, labels, label_smoothing)
-    plain = label_smoothed_cross_entropy(states @ weight.T, labels, label_smoothing)
+    fused = linear_cross_entropy(states, weight, labels, label_smoothing, r_drop=r_drop)
+    logits = states @ weight.T
+    plain = label_smoothed_cross_entropy(logits, labels, label_smoothing)
+    if r_drop:
+        plain = plain + r_drop / 2 * r_drop_divergence(logits, labels)
     torch.testing.assert_close(fused, plain)
     fused_gradients = torch.autograd.grad(fused, (states, weight))
     for one, other in zip(fused_gradients, torch.autograd.grad(plain, (states, weight)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(linear_cross_entropy(states, weight, labels, label_smoothing), plain)
+        again = linear_cross_entropy(states, weight, labels, label_smoothing, r_drop=r_drop)
+    torch.testing.assert_close(again, plain.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_its_share_at_random(dtype):
+    dropout, ones = Dropout(0.3), torch.ones(333, 3001, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    dropped, other = dropout(ones), dropout(ones)
+    assert dropped.dtype == dtype and set(dropped.unique().tolist()) == {0, ones.new_tensor(1 / 0.7).item()}
+    for zero in (dropped == 0, other == 0):
+        assert zero.float().mean().item() == pytest.approx(0.3, abs=0.003)
+        for axis in (0, 1):  # evenly: of 333 or 3001 values, 6 standard deviations at the most
+            share = zero.float().mean(axis)
+            assert (share - 0.3).abs().max() < 6 * (0.3 * 0.7 / zero.shape[axis]) ** 0.5
+    both = ((dropped == 0) & (other == 0)).float().mean().item()
+    assert both == pytest.approx(0.09, abs=0.003)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(ones), dropped)
+    dropped.sum().backward()
+    assert torch.equal(ones.grad, dropped)
+    assert torch.equal(dropout.eval()(ones), ones) and torch.equal(Dropout(0.0)(ones), ones)
+    assert Dropout(0.5)(ones[:0]).shape == (0, 3001)
 
 
 def gradients(model, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

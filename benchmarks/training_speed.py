@@ -1,11 +1,15 @@
 """Training steps per second beside MarianMTModel of the same size, on the same padded batches, A B A B.
 
     python benchmarks/training_speed.py --preset base --rounds 5
+    python benchmarks/training_speed.py --preset base --bf16 --compile --sentences 400 --batches 8 --peak 990
 
 Both models have the same sizes, ReLU, sinusoids, shared embeddings, dropout 0.1, sdpa attention and torch's
 fused Adam. Sentences have random lengths and fall into batches as they come, so that about half of a batch is
 padding, as it is without bucketing. Prints target tokens per second, without padding, and the median of the
 ratios of neighbouring rounds: only the ratio means anything on a machine that others use too.
+
+With --peak, the teraflops a second that the device can do, it also prints what share of them goes into matrix
+products that real tokens need (MFU): 6 for each weight that a token meets, attention's own products left out.
 """
 
 import argparse
@@ -62,6 +66,19 @@ def models(preset: str, vocab_size: int):
     }
 
 
+def useful_operations(model, source_tokens: int, target_tokens: int) -> int:
+    """Floating-point operations of forward and backward pass on so many real tokens, padding none."""
+
+    def weights(part: torch.nn.Module) -> int:
+        return sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
+
+    decoder = model.model.decoder.layers
+    of_memory = sum(weights(layer.cross_attn.k_proj) + weights(layer.cross_attn.v_proj) for layer in decoder)
+    of_source = weights(model.model.encoder.layers) + of_memory
+    of_target = weights(decoder) - of_memory + model.lm_head.weight.numel()
+    return 6 * (of_source * source_tokens + of_target * target_tokens)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,25 +92,35 @@ def main():
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)"
     )
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
+    parser.add_argument("--compile", action="store_true", help="both under torch.compile(dynamic=True)")
+    parser.add_argument("--peak", type=float, help="teraflops a second of the device, for the MFU")
     args = parser.parse_args()
 
     batches = random_batches(args.batches, args.sentences, args.longest, args.vocab_size)
     real = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     held = sum(batch["labels"].numel() for batch in batches)
+    source = sum(int(batch["attention_mask"].sum()) for batch in batches)
     batches = [{name: value.to(args.device) for name, value in batch.items()} for batch in batches]
     padding = 1 - real / held
     print(f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {padding:.0%} of them padding")
 
     rounds = {}
-    for name, (model, options) in models(args.preset, args.vocab_size).items():
+    both = models(args.preset, args.vocab_size)
+    operations = useful_operations(both["ours"][0], source, real)
+    for name, (model, options) in both.items():
         model.to(args.device).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
+        if args.compile:
+            model = torch.compile(model, dynamic=True)
         rounds[name] = (model, options, optimizer, [])
     for number in range(args.rounds + 1):
         for model, options, optimizer, seconds in rounds.values():
             start = time.perf_counter()
             for batch in batches:
-                model(**batch, **options).loss.backward()
+                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+                    loss = model(**batch, **options).loss
+                loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
             if args.device == "cuda":
@@ -101,7 +128,9 @@ def main():
             if number:
                 seconds.append(time.perf_counter() - start)
     for name, (*_, seconds) in rounds.items():
-        print(f"{name:8}{real / statistics.median(seconds):8,.0f} target tokens per second")
+        taken = statistics.median(seconds)
+        share = f", MFU {operations / taken / args.peak / 1e12:.1%}" if args.peak else ""
+        print(f"{name:8}{real / taken:10,.0f} target tokens per second{share}")
     ratios = [marian / ours for marian, ours in zip(rounds["marian"][-1], rounds["ours"][-1])]
     print(f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -10,8 +10,10 @@ text that Moses cut into tokens (`pip install sacremoses`, or the extra [benchma
 
 import argparse
 
+import torch
 from checkpoint_scores import translate
 from datasets import load_dataset
+from sacremoses import MosesTokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import vanilla_transformer  # noqa: F401 - registers the model
@@ -20,8 +22,6 @@ from vanilla_transformer.metrics import load_metric
 
 def moses(texts: list[str], language: str) -> list[str]:
     """The texts in tokens as Moses cuts them, with spaces between."""
-    from sacremoses import MosesTokenizer
-
     tokenizer = MosesTokenizer(lang=language)
     return [tokenizer.tokenize(text, escape=False, return_str=True) for text in texts]
 
@@ -45,7 +45,8 @@ def main():
 
     files = {"validation": args.validation, "test": args.test}
     rows = load_dataset("parquet", data_files=files)
-    model = AutoModelForSeq2SeqLM.from_pretrained(args.model).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForSeq2SeqLM.from_pretrained(args.model).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     sacrebleu = load_metric("sacrebleu", lowercase=args.lowercase)
 

@@ -101,6 +101,7 @@ def main():
     real = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     held = sum(batch["labels"].numel() for batch in batches)
     source = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    device = torch.device(args.device).type
     batches = [{name: value.to(args.device) for name, value in batch.items()} for batch in batches]
     padding = 1 - real / held
     print(f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {padding:.0%} of them padding")
@@ -118,12 +119,12 @@ def main():
         for model, options, optimizer, seconds in rounds.values():
             start = time.perf_counter()
             for batch in batches:
-                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+                with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
                     loss = model(**batch, **options).loss
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            if args.device == "cuda":
+            if device == "cuda":
                 torch.cuda.synchronize()
             if number:
                 seconds.append(time.perf_counter() - start)

@@ -24,7 +24,7 @@ from vanilla_transformer.training.detection import (
     load_splits,
 )
 from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import parse, prepare_output_dir
+from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
 
 logger = logging.getLogger("object_detection")
 
@@ -34,6 +34,8 @@ def main():
     model_settings, data, augmentation, args = settings()
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
+    if args.r_drop:
+        raise InputError(f"r_drop={args.r_drop} is for what has labels, not for boxes")
     checkpoint = prepare_output_dir(args)
 
     with args.main_process_first(desc="reading the data"):
@@ -98,6 +100,6 @@ def settings(argv: list[str] | None = None) -> tuple:
 if __name__ == "__main__":
     try:
         main()
-    except (FloatingPointError, OSError, ValueError) as error:  # InputError among them
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:  # InputError among them
         logger.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")

@@ -117,6 +117,6 @@ def settings(argv: list[str] | None = None) -> tuple:
 if __name__ == "__main__":
     try:
         main()
-    except (FloatingPointError, OSError, ValueError) as error:  # InputError among them
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:  # InputError among them
         logger.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")

@@ -546,6 +546,11 @@ def run(recipe, monkeypatch, *words):
     recipe.main()
 
 
+def test_r_drop_is_refused_before_anything_is_read(recipe, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="r_drop=1.0 is for what has labels, not for boxes"):
+        run(recipe, monkeypatch, "--dataset=nowhere", "--r_drop=1", "--output_dir", tmp_path)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses(path, recipe):
     model, data, augmentation, args = recipe.settings([str(path), "--bf16", "false"])

@@ -297,6 +297,11 @@ def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch,
     assert "target_tokens_per_second" not in results  # the labels of mixed images are shares, not tokens
 
 
+def test_r_drop_and_mixtures_exclude_each_other(recipe, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="r_drop takes images of one class each.*mixup"):
+        run(recipe, monkeypatch, QUICKSTART, "--r_drop=1", "--mixup=0.5", "--output_dir", tmp_path)
+
+
 def test_streams_and_weights_of_classes(recipe, monkeypatch, tmp_path, folders):
     labels = ClassLabel(names=sorted(COLORS))
     images = [picture(color) for color in sorted(COLORS)] * 8

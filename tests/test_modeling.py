@@ -329,6 +329,7 @@ def test_dropout_drops_its_share_at_random(dtype):
     assert torch.equal(ones.grad, dropped)
     assert torch.equal(dropout.eval()(ones), ones) and torch.equal(Dropout(0.0)(ones), ones)
     assert Dropout(0.5)(ones[:0]).shape == (0, 3001)
+    assert not Dropout(1.0)(ones).any() and not Dropout(0.9999999)(ones[:9]).any()
 
 
 def gradients(model, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

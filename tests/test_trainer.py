@@ -243,15 +243,50 @@ def test_r_drop_without_dropout_is_the_plain_loss(tmp_path):
         trainer.train()
         weights.append(trainer.model.state_dict())
     assert_same_weights(*weights, rtol=1e-4, atol=1e-5)
-    trainer.compute_loss_func = lambda outputs, labels, items: (labels != -100).sum() * 3 / items
+
+    def three(outputs, labels, *, num_items_in_batch):
+        return 3 * (labels != -100).sum() / num_items_in_batch
+
+    trainer.compute_loss_func = three
     batch = Seq2SeqCollator(1)([pairs()[index] for index in range(5)])
-    assert trainer.compute_loss(trainer.model.train(), dict(batch)) == 3
+    assert trainer.compute_loss(trainer.model.train(), {**batch, "use_cache": False}) == 3
     with pytest.raises(ValueError, match="r_drop needs labels that are ids"):
         trainer.compute_loss(
             trainer.model.train(), {"input_ids": torch.ones(1, 1), "labels": torch.ones(1, 2)}
         )
     with pytest.raises(ValueError, match="r_drop=-1 is negative"):
         arguments(tmp_path, r_drop=-1)
+    alone = type("TwoGpus", (VanillaTransformerTrainingArguments,), {"n_gpu": 2})
+    with pytest.raises(ValueError, match="r_drop=1.0 compares two passes on one device.*torchrun"):
+        alone(str(tmp_path), use_cpu=True, r_drop=1.0)
+
+
+def test_r_drop_without_any_dropout_is_told(tmp_path, caplog):
+    for dropout, told in ((0.0, True), (0.1, False)):
+        caplog.clear()
+        trainer_of(tmp_path / str(dropout), build(dropout=dropout), r_drop=1.0)
+        assert ("r_drop=1.0 does nothing" in caplog.text) is told
+
+
+@pytest.mark.parametrize("r_drop", [0.0, 2.0])
+@pytest.mark.parametrize("kind", ["seq2seq", "marian"])
+def test_an_update_without_labels_changes_nothing(tmp_path, kind, r_drop):
+    """As masking that hides no word of a batch makes one."""
+    data = [{"input_ids": [5, 6, 2], "labels": [-100, -100]}] * 4
+    trainer = trainer_of(
+        tmp_path, build(kind, 0.1), data, r_drop=r_drop, max_steps=1, remove_unused_columns=False, **PLAIN_SGD
+    )
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    assert trainer.train().training_loss == 0
+    assert_same_weights(trainer.model.state_dict(), before)
+
+
+def test_a_metric_that_no_evaluation_has_costs_no_work(tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "bleu"}
+    trainer = trainer_of(tmp_path, eval_dataset=pairs(8), save_strategy="steps", save_steps=6, **settings)
+    with pytest.raises(ValueError, match="metric_for_best_model=bleu is none of .*loss, .*checkpoint-3"):
+        trainer.train()
+    assert (tmp_path / "checkpoint-3" / "model.safetensors").is_file()
 
 
 # Evaluation

@@ -163,17 +163,18 @@ def normalization(config: LayersConfig) -> nn.Module:
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`, whose random numbers on a CPU are 16 bits wide, four to a draw: 3 times as fast.
-
-    (In small models they are a sixth of the work of training.) P_drop is rounded to 1 / 65536.
+    """`torch.nn.Dropout`, whose random numbers on a CPU are 16 bits wide, four to a draw: it takes less than
+    half the time, which is felt in small models. P_drop is rounded to 1 / 65536.
     """
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        if not self.training or states.device.type != "cpu" or torch.compiler.is_compiling():
+        dropped = round(self.p * 2**16)  # of 65,536 numbers
+        on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (self.training and on_cpu and 0 < dropped < 2**16):
             return super().forward(states)
         draws = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         numbers = draws.view(torch.int16)[: states.numel()].view(states.shape)  # from -32768 to 32767
-        kept = numbers >= round(self.p * 2**16) - 2**15
+        kept = numbers >= dropped - 2**15
         return states * kept.to(states.dtype).div_(1 - self.p)
 
 

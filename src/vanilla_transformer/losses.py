@@ -77,10 +77,11 @@ def r_drop_divergence(
         labels: `(2 · batch, ...)`, -100 where there is padding, which is left out.
         num_items_in_batch: what the sum is divided by, the tokens of one pass; None counts them.
     """
-    first, second = logits.float().log_softmax(-1).chunk(2)
     labels = labels.chunk(2)[0]
-    divergence = ((first.exp() - second.exp()) * (first - second)).sum(-1) / 2
-    return divergence[labels != IGNORE_INDEX].sum() / _count(labels, num_items_in_batch)
+    real = labels != IGNORE_INDEX
+    first, second = (half[real].float().log_softmax(-1) for half in logits.chunk(2))  # (tokens, vocabulary)
+    divergence = (first.exp() - second.exp()) * (first - second) / 2
+    return divergence.sum() / _count(labels, num_items_in_batch)
 
 
 def _count(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
@@ -96,7 +97,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     CHUNK = 512  # rows of logits held at a time: enough work for the cores, little enough for their cache
-    CHUNK_ON_GPU = 8192  # a GPU takes longer to start work than to do it
+    CHUNK_ON_GPU = 8192  # a GPU takes longer to start work than to do it; fewer of a large vocabulary
 
     @staticmethod
     def forward(ctx, states, weight, labels, label_smoothing, r_drop):
@@ -107,7 +108,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         states_gradient = torch.empty_like(states)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
-        rows_at_once = _LinearCrossEntropy.CHUNK if device == "cpu" else _LinearCrossEntropy.CHUNK_ON_GPU
+        rows_at_once = _LinearCrossEntropy.CHUNK
+        if device != "cpu":
+            pairs_in_a_gibibyte = 2**28 // (2 * len(weight))
+            rows_at_once = min(_LinearCrossEntropy.CHUNK_ON_GPU, max(2, 2 * pairs_in_a_gibibyte))
         places = torch.arange(len(labels), device=labels.device)
         if r_drop:
             places = torch.stack(places.split(len(labels) // 2), dim=1).flatten()

@@ -23,6 +23,9 @@ ScheduleName = _with("ScheduleName", "noam", SchedulerType)
 OptimizerName = _with("OptimizerName", "adam", OptimizerNames)
 
 
+ONE_GPU_EACH = "start one process per GPU with torchrun --nproc-per-node {}, or set CUDA_VISIBLE_DEVICES=0"
+
+
 @dataclass
 class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     """`Seq2SeqTrainingArguments` with the paper's defaults (section 5) and what its training needs besides.
@@ -78,7 +81,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         metadata={
             "help": "Weight of R-Drop (the α of Liang et al. 2021; theirs is 1 to 5): each batch is passed "
             "twice, and the two predictions, which dropout makes differ, are drawn together. Takes twice the "
-            "time; 0 is off."
+            "time and memory; 0 is off."
         },
     )
     max_source_tokens: int | None = field(
@@ -221,6 +224,11 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             f"label_smoothing_factor={self.label_smoothing_factor} is not in [0, 1)",
         )
         _refuse(not self.r_drop >= 0, f"r_drop={self.r_drop} is negative")
+        _refuse(
+            self.r_drop and self.n_gpu > 1,
+            f"r_drop={self.r_drop} compares two passes on one device, but this process drives {self.n_gpu} "
+            f"GPUs: {ONE_GPU_EACH.format(self.n_gpu)}",
+        )
 
     def _check_averaging(self):
         count = self.average_checkpoints
@@ -281,8 +289,8 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             _refuse(given, f"{key} and {budget} cannot both decide what a batch is: keep one")
         _refuse(
             self.n_gpu > 1,
-            f"{budget} is the budget of one device, but this process drives {self.n_gpu} GPUs: start one "
-            f"process per GPU with torchrun --nproc-per-node {self.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
+            f"{budget} is the budget of one device, but this process drives {self.n_gpu} GPUs: "
+            f"{ONE_GPU_EACH.format(self.n_gpu)}",
         )
 
     def _derive_accumulation(self, accumulation: int | None):

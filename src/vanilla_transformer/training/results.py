@@ -65,6 +65,7 @@ def publish(
         f"    print(pipe({json.dumps(USE[task].example)}))  # its {USE[task].key} is the answer\n"
     )
     given = {name: value for name, value in model_settings.items() if value is not None}
+    regularised = {"r_drop": args.r_drop} if args.r_drop else {}
     rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
     write_model_card(
         folder,
@@ -75,7 +76,7 @@ def publish(
             for split, metrics in scores.items()
         },
         model=args.hub_model_id if args.push_to_hub else None,
-        settings={**given, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}},
+        settings={**given, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}, **regularised},
         languages=languages,
         command=shlex.join(["python", *sys.argv]),
     )

@@ -45,6 +45,7 @@ from .schedule import get_noam_schedule
 
 logger = logging.get_logger(__name__)
 
+NEEDS_GENERATION = " (BLEU, chrF and ROUGE need predict_with_generate)"
 UNFINISHED = "unfinished"  # where in output_dir a checkpoint is written until it is whole
 
 
@@ -69,9 +70,17 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             raise TypeError(f"args must be VanillaTransformerTrainingArguments, not {type(args).__name__}")
         if args.should_save:
             _check_writable(args.output_dir)
-        super().__init__(model, args, *positional, **keywords)
+        try:
+            super().__init__(model, args, *positional, **keywords)
+        except RuntimeError as error:  # of report_to
+            if "to be installed" not in str(error):
+                raise
+            raise ImportError(str(error)) from error
         if args.attn_implementation:
             self.model.set_attn_implementation(args.attn_implementation)
+        settings = self.model.config.to_dict()
+        if args.r_drop and not any(value for name, value in settings.items() if "drop" in name):
+            logger.warning("r_drop=%s does nothing where no dropout makes two passes differ", args.r_drop)
         self.label_smoother = None  # compute_loss smooths
         self.model_accepts_loss_kwargs = True  # so that the target tokens of an update are counted
         forward = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
@@ -254,6 +263,8 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         labels = [batch.get("labels") for batch in batches]
         of_tokens = all(is_class_ids(ids) and ids.ndim == 2 for ids in labels)
         self.throughput.count(batches, num_items if of_tokens else None)
+        if torch.is_tensor(num_items):
+            num_items = num_items.clamp(min=1)  # what has no labels has no loss either, not 0 / 0
         return batches, num_items
 
     # Loss
@@ -287,7 +298,10 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if not is_class_ids(inputs.get("labels")):
             raise ValueError("r_drop needs labels that are ids of classes or tokens, not shares or boxes")
         alpha, smoothing = self.args.r_drop, self.args.label_smoothing_factor
-        inputs = {name: torch.cat([values, values]) for name, values in inputs.items()}
+        inputs = {
+            name: torch.cat([values, values]) if torch.is_tensor(values) else values
+            for name, values in inputs.items()
+        }
         both = 2 * num_items_in_batch if num_items_in_batch is not None else None
         if self._model_smooths and self.compute_loss_func is None:
             outputs = model(
@@ -296,11 +310,11 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             return outputs["loss"], outputs
         outputs = model(**self._without_labels(inputs))
         logits, labels = self._aligned(outputs["logits"], inputs["labels"])
-        both = (labels != IGNORE_INDEX).sum() if both is None else both
+        both = (labels != IGNORE_INDEX).sum().clamp(min=1) if both is None else both
         if self.compute_loss_func is None:
             loss = label_smoothed_cross_entropy(logits, labels, smoothing, both)
         else:
-            loss = self.compute_loss_func(outputs, inputs["labels"], both)
+            loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=both)
         return loss + alpha * r_drop_divergence(logits, labels, both), outputs
 
     def _without_labels(self, inputs):
@@ -403,6 +417,18 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         texts = {name: logs.pop(name) for name in list(logs) if isinstance(logs[name], str)}
         super().log(logs, start_time)
         logs |= texts
+
+    def _determine_best_metric(self, metrics, trial):
+        name = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        known = [key.removeprefix("eval_") for key in metrics]
+        if name and name not in known:
+            self._save_checkpoint(self.model, trial)
+            raise ValueError(
+                f"metric_for_best_model={name} is none of the scores of an evaluation, {', '.join(known)}"
+                f"{NEEDS_GENERATION if not self.args.predict_with_generate else ''}; "
+                f"{self._last_checkpoint()} holds what was trained so far"
+            )
+        return super()._determine_best_metric(metrics, trial)
 
     # Averaging
 

@@ -69,7 +69,7 @@ def main():
         "predictions": moses(hypotheses, args.target),
         "references": moses(references, args.target),
     }
-    tokenised = load_metric("sacrebleu", lowercase=args.lowercase, tokenize="none").compute(**cut)
+    tokenised = load_metric("sacrebleu", lowercase=args.lowercase, tokenize="none", force=True).compute(**cut)
     print(f"test, α {best}: BLEU {tokenised['score']:.2f}, tokenised ({tokenised['signature']})")
 
 

@@ -160,7 +160,7 @@ def test_two_processes(launcher, tmp_path):
         flags = ["--standalone", "--nproc-per-node", "2"]
     else:
         flags = [
-            "--cpu",
+            "--multi_gpu",  # its --cpu starts one process only, unless there is mpirun
             "--num_processes",
             "2",
             "--main_process_port",
@@ -180,6 +180,8 @@ def test_two_processes(launcher, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["updates"] == 2
+    assert results["hardware"].startswith(("2 threads", "2 x "))  # one training, not two
+    assert done.stdout.count("The model is in") == 1
     assert len((tmp_path / "model" / "translations.jsonl").read_text().splitlines()) == 6
 
 

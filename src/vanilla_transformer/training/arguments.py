@@ -163,6 +163,8 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             self.lr_scheduler_type = SchedulerType.INVERSE_SQRT
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
+        # Without being told, accelerate takes processes on a CPU alone for so many separate trainings.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else torch warns at every epoch
         if schedule == "noam":

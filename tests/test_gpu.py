@@ -89,7 +89,7 @@ def test_compiled_is_uncompiled(batch):  # noqa: F811
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [100, 5000])  # less than a chunk, and several
+@pytest.mark.parametrize("tokens", [100, 20_000])  # less than a chunk, and several
 def test_the_loss_from_states_is_the_loss_from_logits(tokens):
     generator = torch.Generator("cuda").manual_seed(0)
     states = torch.randn(tokens, 64, generator=generator, device="cuda", requires_grad=True)

@@ -8,6 +8,7 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_torch_xla_available
 from transformers.utils.generic import ExplicitEnum
 
 from .batching import derive_accumulation
@@ -164,7 +165,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
         # Without being told, accelerate takes processes on a CPU alone for so many separate trainings.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.use_cpu |= not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else torch warns at every epoch
         if schedule == "noam":

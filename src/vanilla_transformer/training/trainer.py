@@ -422,10 +422,11 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         name = (self.args.metric_for_best_model or "").removeprefix("eval_")
         known = [key.removeprefix("eval_") for key in metrics]
         if name and name not in known:
+            texts_unscored = self.model.can_generate() and not self.args.predict_with_generate
             self._save_checkpoint(self.model, trial)
             raise ValueError(
                 f"metric_for_best_model={name} is none of the scores of an evaluation, {', '.join(known)}"
-                f"{NEEDS_GENERATION if not self.args.predict_with_generate else ''}; "
+                f"{NEEDS_GENERATION if texts_unscored else ''}; "
                 f"{self._last_checkpoint()} holds what was trained so far"
             )
         return super()._determine_best_metric(metrics, trial)

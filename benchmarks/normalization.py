@@ -20,13 +20,13 @@ import torch
 from transformers import set_seed
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.text import get_tokenizer
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
     VanillaTransformerTrainingArguments,
 )
-from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits
-from vanilla_transformer.training.text import get_tokenizer
 
 
 def main():

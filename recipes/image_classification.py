@@ -13,9 +13,15 @@ import numpy as np
 from transformers import AutoModelForImageClassification, set_seed
 
 from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig
-from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
-from vanilla_transformer.training.augmentation import Augmentation, AugmentationArguments, Mix
-from vanilla_transformer.training.classification import (
+from vanilla_transformer.tasks.augmentation import Augmentation, AugmentationArguments, Mix
+from vanilla_transformer.tasks.image_classification import (
+    ImageArguments,
+    ImageCollator,
+    ImageStream,
+    LabelledImages,
+    load_splits,
+)
+from vanilla_transformer.tasks.labels import (
     class_report,
     class_weights,
     classification_loss,
@@ -24,15 +30,9 @@ from vanilla_transformer.training.classification import (
     write_class_report,
     write_predictions,
 )
-from vanilla_transformer.training.images import (
-    ImageArguments,
-    ImageCollator,
-    ImageStream,
-    LabelledImages,
-    load_splits,
-)
-from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.tasks.results import publish
+from vanilla_transformer.tasks.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 logger = logging.getLogger("image_classification")
 

@@ -13,21 +13,21 @@ import time
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, set_seed
 
 from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.training import (
-    Seq2SeqCollator,
-    VanillaTransformerTrainer,
-    VanillaTransformerTrainingArguments,
-)
-from vanilla_transformer.training.language_modeling import (
+from vanilla_transformer.tasks.language_modeling import (
     LanguageModelingArguments,
     encode_texts,
     for_language_modeling,
     load_texts,
     text_scores,
 )
-from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
-from vanilla_transformer.training.text import get_model, get_tokenizer
+from vanilla_transformer.tasks.results import publish
+from vanilla_transformer.tasks.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.tasks.text import get_model, get_tokenizer
+from vanilla_transformer.training import (
+    Seq2SeqCollator,
+    VanillaTransformerTrainer,
+    VanillaTransformerTrainingArguments,
+)
 
 logger = logging.getLogger("language_modeling")
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from transformers import AutoModelForObjectDetection, set_seed
 
 from vanilla_transformer import VanillaTransformerDetectionConfig
-from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
-from vanilla_transformer.training.augmentation import AugmentationArguments
-from vanilla_transformer.training.detection import (
+from vanilla_transformer.tasks.augmentation import AugmentationArguments
+from vanilla_transformer.tasks.object_detection import (
     DetectionArguments,
     DetectionCollator,
     augment,
@@ -23,8 +22,9 @@ from vanilla_transformer.training.detection import (
     get_image_processor,
     load_splits,
 )
-from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.tasks.results import publish
+from vanilla_transformer.tasks.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 logger = logging.getLogger("object_detection")
 

@@ -14,6 +14,10 @@ from transformers import AutoModelForSeq2SeqLM, set_seed
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.generation import paper_generation_config
+from vanilla_transformer.tasks.results import publish, write_outputs
+from vanilla_transformer.tasks.seq2seq import DataArguments, DecodingArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.settings import parse, prepare_output_dir
+from vanilla_transformer.tasks.text import StartArguments, get_model, get_tokenizer
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
@@ -21,10 +25,6 @@ from vanilla_transformer.training import (
     summarization_metrics,
     translation_metrics,
 )
-from vanilla_transformer.training.data import DataArguments, DecodingArguments, encode_splits, load_splits
-from vanilla_transformer.training.results import publish, write_outputs
-from vanilla_transformer.training.settings import parse, prepare_output_dir
-from vanilla_transformer.training.text import StartArguments, get_model, get_tokenizer
 
 logger = logging.getLogger("seq2seq")
 

@@ -13,23 +13,23 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
 
 from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
-from vanilla_transformer.training.classification import (
+from vanilla_transformer.tasks.labels import (
     class_report,
     class_weights,
     classification_loss,
     classification_metrics,
     write_class_report,
 )
-from vanilla_transformer.training.results import publish
-from vanilla_transformer.training.settings import parse, prepare_output_dir
-from vanilla_transformer.training.text import StartArguments, get_model, get_tokenizer
-from vanilla_transformer.training.text_classification import (
+from vanilla_transformer.tasks.results import publish
+from vanilla_transformer.tasks.settings import parse, prepare_output_dir
+from vanilla_transformer.tasks.text import StartArguments, get_model, get_tokenizer
+from vanilla_transformer.tasks.text_classification import (
     TextClassificationArguments,
     encode_splits,
     load_splits,
     report_predictions,
 )
+from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 logger = logging.getLogger("text_classification")
 

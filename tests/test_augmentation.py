@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vanilla_transformer.training.augmentation import (
+from vanilla_transformer.tasks.augmentation import (
     RAND_AUGMENT,
     Augmentation,
     AugmentationArguments,
@@ -21,7 +21,7 @@ from vanilla_transformer.training.augmentation import (
     shift,
     visible,
 )
-from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.tasks.settings import InputError
 
 EVERYTHING = {
     "flip": 0.5,

@@ -23,7 +23,7 @@ from vanilla_transformer import (
     VanillaTransformerVisionConfig,
 )
 from vanilla_transformer.corpora import load_corpus
-from vanilla_transformer.training.classification import (
+from vanilla_transformer.tasks.labels import (
     class_ids,
     class_names,
     class_report,
@@ -32,8 +32,8 @@ from vanilla_transformer.training.classification import (
     classification_metrics,
     mix_outputs,
 )
-from vanilla_transformer.training.settings import InputError
-from vanilla_transformer.training.text_classification import (
+from vanilla_transformer.tasks.settings import InputError
+from vanilla_transformer.tasks.text_classification import (
     TextClassificationArguments,
     encode_splits,
     load_splits,
@@ -530,7 +530,7 @@ def test_two_processes_score_every_text_once(tmp_path):
 def test_the_linear_baseline_reads_the_same_data(tmp_path):
     file = reviews(tmp_path / "train.jsonl", copies=3)
     words = [
-        "benchmarks/tfidf_baseline.py",
+        "benchmarks/baselines/tfidf.py",
         "--train_file",
         file,
         "--validation_file",

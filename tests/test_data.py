@@ -10,10 +10,10 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from vanilla_transformer.corpora import SHIPPED, corpus_files, load_corpus
+from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.settings import InputError
+from vanilla_transformer.tasks.text import text_columns
 from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
-from vanilla_transformer.training.data import DataArguments, encode_splits, load_splits
-from vanilla_transformer.training.settings import InputError
-from vanilla_transformer.training.text import text_columns
 
 PAIRS = [
     ("A dog.", "Ein Hund."),

@@ -20,13 +20,13 @@ from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from vanilla_transformer import (
     VanillaTransformerDetectionConfig,
-    VanillaTransformerDetectionForObjectDetection,
+    VanillaTransformerForObjectDetection,
     VanillaTransformerImageProcessor,
 )
 from vanilla_transformer.modeling_vanilla_transformer_detection import LOSS, ImageByImageMatcher
 from vanilla_transformer.stacks import Decoder, Encoder
-from vanilla_transformer.training.augmentation import AugmentationArguments
-from vanilla_transformer.training.detection import (
+from vanilla_transformer.tasks.augmentation import AugmentationArguments
+from vanilla_transformer.tasks.object_detection import (
     CANVASES,
     DetectionArguments,
     DetectionCollator,
@@ -36,7 +36,7 @@ from vanilla_transformer.training.detection import (
     get_image_processor,
     load_splits,
 )
-from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.tasks.settings import InputError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "object_detection").glob("*.yaml"))
@@ -52,12 +52,10 @@ SIZES = {
 }
 
 
-def random_model(**settings) -> VanillaTransformerDetectionForObjectDetection:
+def random_model(**settings) -> VanillaTransformerForObjectDetection:
     """With random weights everywhere, also where training begins at zero, and statistics of a few images."""
     torch.manual_seed(0)
-    model = VanillaTransformerDetectionForObjectDetection(
-        VanillaTransformerDetectionConfig(**SIZES | settings)
-    )
+    model = VanillaTransformerForObjectDetection(VanillaTransformerDetectionConfig(**SIZES | settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -183,7 +181,7 @@ def test_queries_begin_with_the_boxes_of_the_cells_that_look_most_like_objects()
 
 @torch.no_grad()
 def test_training_begins_with_boxes_of_the_anchor_size_around_the_cells_and_low_scores():
-    model = VanillaTransformerDetectionForObjectDetection(VanillaTransformerDetectionConfig(**SIZES)).eval()
+    model = VanillaTransformerForObjectDetection(VanillaTransformerDetectionConfig(**SIZES)).eval()
     found = model.model(torch.randn(1, 3, 32, 64))  # 4 x 8 cells
     boxes = found.proposal_boxes[0].unflatten(0, (4, 8))
     torch.testing.assert_close(boxes[1, 2], torch.tensor([2.5 / 8, 1.5 / 4, 3 / 8, 3 / 4]))
@@ -246,9 +244,7 @@ def test_it_learns_where_things_are():
         return images, labels
 
     settings = {"encoder_layers": 1, "decoder_layers": 1, "num_queries": 5, "num_labels": 2, "dropout": 0.0}
-    model = VanillaTransformerDetectionForObjectDetection(
-        VanillaTransformerDetectionConfig(**SIZES | settings)
-    )
+    model = VanillaTransformerForObjectDetection(VanillaTransformerDetectionConfig(**SIZES | settings))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
         images, labels = draw(8)

@@ -12,7 +12,8 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
-from vanilla_transformer.generation import BeamSearch, paper_generation_config, top_k
+from vanilla_transformer.beam_search import BeamSearch, top_k
+from vanilla_transformer.generation import paper_generation_config
 
 START, PAD, END = 0, 1, 2
 GNMT = {"length_penalty_type": "gnmt"}

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import pipeline
 
 from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig
-from vanilla_transformer.training.augmentation import Augmentation, AugmentationArguments, Mix
-from vanilla_transformer.training.images import (
+from vanilla_transformer.tasks.augmentation import Augmentation, AugmentationArguments, Mix
+from vanilla_transformer.tasks.image_classification import (
     ImageArguments,
     ImageCollator,
     ImageStream,
@@ -28,7 +28,7 @@ from vanilla_transformer.training.images import (
     load_splits,
     open_image,
 )
-from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.tasks.settings import InputError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "image_classification").glob("*.yaml"))

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 ORDER = [
     ["configuration_vanilla_transformer", "corpora", "losses"],
     ["layers", "embeddings", "image_processing_vanilla_transformer"],
-    ["stacks"],
+    ["stacks", "beam_search"],
     ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
     [
         "modeling_vanilla_transformer",
@@ -23,6 +23,7 @@ ORDER = [
     ],
     ["metrics", "visualization", "interop", "model_card"],
     ["training"],
+    ["tasks"],
     ["cli"],
     ["__init__"],
 ]

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def kneser_ney():
-    spec = importlib.util.spec_from_file_location("kneser_ney", ROOT / "benchmarks" / "kneser_ney.py")
+    spec = importlib.util.spec_from_file_location(
+        "kneser_ney", ROOT / "benchmarks" / "baselines" / "kneser_ney.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["kneser_ney"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -27,12 +27,7 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerTokenizer,
 )
-from vanilla_transformer.training import (
-    Seq2SeqCollator,
-    VanillaTransformerTrainer,
-    VanillaTransformerTrainingArguments,
-)
-from vanilla_transformer.training.language_modeling import (
+from vanilla_transformer.tasks.language_modeling import (
     LanguageModelingArguments,
     MaskedBlocks,
     NoisyBlocks,
@@ -42,7 +37,12 @@ from vanilla_transformer.training.language_modeling import (
     load_texts,
     text_scores,
 )
-from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.tasks.settings import InputError
+from vanilla_transformer.training import (
+    Seq2SeqCollator,
+    VanillaTransformerTrainer,
+    VanillaTransformerTrainingArguments,
+)
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "language_modeling").glob("*.yaml"))

@@ -15,7 +15,7 @@ from transformers import pipeline
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.corpora import load_corpus
-from vanilla_transformer.training.settings import InputError
+from vanilla_transformer.tasks.settings import InputError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "translation").glob("*.yaml"))

@@ -6,7 +6,7 @@ import pytest
 from transformers import Seq2SeqTrainingArguments
 
 from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.training.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.tasks.settings import InputError, parse, prepare_output_dir
 
 
 @dataclass

@@ -15,8 +15,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerTokenizer
 from vanilla_transformer.metrics import load_metric
+from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits
 from vanilla_transformer.training import summarization_metrics
-from vanilla_transformer.training.data import DataArguments, encode_splits
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "summarization").glob("*.yaml"))
@@ -123,7 +123,11 @@ def test_from_pairs_to_pipeline(seq2seq, monkeypatch, pairs_file, tmp_path, caps
 
 
 def test_leading_sentences(pairs_file):
-    words = [sys.executable, "benchmarks/leading_sentences.py", "recipes/summarization/quickstart.yaml"]
+    words = [
+        sys.executable,
+        "benchmarks/baselines/leading_sentences.py",
+        "recipes/summarization/quickstart.yaml",
+    ]
     words += [f"--train_file={pairs_file}", f"--validation_file={pairs_file}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from vanilla_transformer import (
     VanillaTransformerDetectionConfig,
-    VanillaTransformerDetectionForObjectDetection,
     VanillaTransformerDetectionModel,
+    VanillaTransformerForObjectDetection,
 )
 
 floats_tensor = shared.common.floats_tensor
@@ -47,7 +47,7 @@ class DetectionTester:
 
 class DetectionTest(shared.Contract, unittest.TestCase):
     model_tester_class = DetectionTester
-    all_model_classes = (VanillaTransformerDetectionModel, VanillaTransformerDetectionForObjectDetection)
+    all_model_classes = (VanillaTransformerDetectionModel, VanillaTransformerForObjectDetection)
     is_encoder_decoder = True
     test_resize_embeddings = False
     has_text_modality = False
@@ -60,7 +60,7 @@ class DetectionTest(shared.Contract, unittest.TestCase):
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
-        if return_labels and model_class is VanillaTransformerDetectionForObjectDetection:
+        if return_labels and model_class is VanillaTransformerForObjectDetection:
             inputs["labels"] = [
                 {
                     "class_labels": torch.tensor([0, 3]),

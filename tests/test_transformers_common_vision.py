@@ -12,9 +12,9 @@ from test_transformers_common import contract
 from transformers.models.auto import modeling_auto
 
 from vanilla_transformer import (
+    VanillaTransformerForImageClassification,
     VanillaTransformerImageProcessor,
     VanillaTransformerVisionConfig,
-    VanillaTransformerVisionForImageClassification,
     VanillaTransformerVisionModel,
 )
 
@@ -28,7 +28,7 @@ with patch.dict(sys.modules, {fetching.__name__: fetching}):
 
 for table, model_class in {
     "MODEL_MAPPING_NAMES": VanillaTransformerVisionModel,
-    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": VanillaTransformerVisionForImageClassification,
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": VanillaTransformerForImageClassification,
 }.items():
     getattr(modeling_auto, table)["vanilla_transformer_vision"] = model_class.__name__
 
@@ -70,7 +70,7 @@ class ConvolutionalTester(ModelTester):
 
 class Contract(common.ModelTesterMixin):
     model_tester_class: type[ModelTester]
-    all_model_classes = (VanillaTransformerVisionModel, VanillaTransformerVisionForImageClassification)
+    all_model_classes = (VanillaTransformerVisionModel, VanillaTransformerForImageClassification)
     test_can_init_all_missing_weights_before_2023 = True
     test_resize_embeddings = False  # there are no words
 

@@ -21,9 +21,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import (
     VISION_PRESETS,
+    VanillaTransformerForImageClassification,
     VanillaTransformerImageProcessor,
     VanillaTransformerVisionConfig,
-    VanillaTransformerVisionForImageClassification,
     VanillaTransformerVisionModel,
 )
 from vanilla_transformer.embeddings import PatchEmbedding, SinusoidalGrid, sinusoids, sinusoids_2d
@@ -42,12 +42,12 @@ def small(**settings) -> VanillaTransformerVisionConfig:
     return VanillaTransformerVisionConfig(**{**sizes, **settings})
 
 
-def classifier(**settings) -> VanillaTransformerVisionForImageClassification:
+def classifier(**settings) -> VanillaTransformerForImageClassification:
     torch.manual_seed(0)
-    return VanillaTransformerVisionForImageClassification(small(**settings)).eval()
+    return VanillaTransformerForImageClassification(small(**settings)).eval()
 
 
-def as_vit(model: VanillaTransformerVisionForImageClassification) -> ViTForImageClassification:
+def as_vit(model: VanillaTransformerForImageClassification) -> ViTForImageClassification:
     """transformers' ViT with the weights of ours."""
     ours = model.config
     config = ViTConfig(
@@ -113,7 +113,7 @@ def test_gradients_equal_those_of_vit():
 def test_base_has_the_size_of_vit_b_16():
     config = VanillaTransformerVisionConfig.from_preset("base", num_labels=1000)
     with torch.device("meta"):
-        ours = VanillaTransformerVisionForImageClassification(config)
+        ours = VanillaTransformerForImageClassification(config)
         theirs = ViTForImageClassification(ViTConfig(num_labels=1000))
     # Ours adds class token and its position up before training.
     assert ours.num_parameters() == theirs.num_parameters() - 768
@@ -128,7 +128,7 @@ def test_presets_are_configurations(preset):
 def test_vit_lite_has_its_published_size():
     config = VanillaTransformerVisionConfig.from_preset("vit-lite-7-4", num_labels=10)
     with torch.device("meta"):
-        model = VanillaTransformerVisionForImageClassification(config)
+        model = VanillaTransformerForImageClassification(config)
     assert round(model.num_parameters() / 1e6, 1) == 3.7  # Hassani et al. 2021, table 1
 
 

@@ -38,11 +38,11 @@ from .modeling_vanilla_transformer import (
     VanillaTransformerPreTrainedModel,
 )
 from .modeling_vanilla_transformer_detection import (
-    VanillaTransformerDetectionForObjectDetection,
     VanillaTransformerDetectionModel,
+    VanillaTransformerForObjectDetection,
 )
 from .modeling_vanilla_transformer_vision import (
-    VanillaTransformerVisionForImageClassification,
+    VanillaTransformerForImageClassification,
     VanillaTransformerVisionModel,
 )
 from .pipelines import register_pipelines
@@ -62,11 +62,11 @@ MODEL_CLASSES = {
     },
     VanillaTransformerVisionConfig: {
         AutoModel: VanillaTransformerVisionModel,
-        AutoModelForImageClassification: VanillaTransformerVisionForImageClassification,
+        AutoModelForImageClassification: VanillaTransformerForImageClassification,
     },
     VanillaTransformerDetectionConfig: {
         AutoModel: VanillaTransformerDetectionModel,
-        AutoModelForObjectDetection: VanillaTransformerDetectionForObjectDetection,
+        AutoModelForObjectDetection: VanillaTransformerForObjectDetection,
     },
 }
 
@@ -93,7 +93,7 @@ __all__ = [
     "VISION_PRESETS",
     "VanillaTransformerConfig",
     "VanillaTransformerDetectionConfig",
-    "VanillaTransformerDetectionForObjectDetection",
+    "VanillaTransformerForObjectDetection",
     "VanillaTransformerDetectionModel",
     "VanillaTransformerForCausalLM",
     "VanillaTransformerForConditionalGeneration",
@@ -106,6 +106,6 @@ __all__ = [
     "VanillaTransformerPreTrainedModel",
     "VanillaTransformerTokenizer",
     "VanillaTransformerVisionConfig",
-    "VanillaTransformerVisionForImageClassification",
+    "VanillaTransformerForImageClassification",
     "VanillaTransformerVisionModel",
 ]

@@ -303,7 +303,7 @@ class VanillaTransformerVisionConfig(LayersConfig):
     code = {
         "AutoModel": "modeling_vanilla_transformer_vision.VanillaTransformerVisionModel",
         "AutoModelForImageClassification": (
-            "modeling_vanilla_transformer_vision.VanillaTransformerVisionForImageClassification"
+            "modeling_vanilla_transformer_vision.VanillaTransformerForImageClassification"
         ),
     }
 
@@ -373,7 +373,7 @@ class VanillaTransformerDetectionConfig(LayersConfig):
     code = {
         "AutoModel": "modeling_vanilla_transformer_detection.VanillaTransformerDetectionModel",
         "AutoModelForObjectDetection": (
-            "modeling_vanilla_transformer_detection.VanillaTransformerDetectionForObjectDetection"
+            "modeling_vanilla_transformer_detection.VanillaTransformerForObjectDetection"
         ),
     }
 

@@ -241,7 +241,7 @@ def _centers(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
     return torch.stack((x, y), dim=-1).flatten(0, 1)
 
 
-class VanillaTransformerDetectionForObjectDetection(VanillaTransformerDetectionPreTrainedModel):
+class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrainedModel):
     """A label and a box for each object query, with the loss of the best one-to-one match to the objects."""
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
@@ -309,7 +309,7 @@ class ImageByImageMatcher(RTDetrHungarianMatcher):
 
 
 __all__ = [
-    "VanillaTransformerDetectionForObjectDetection",
+    "VanillaTransformerForObjectDetection",
     "VanillaTransformerDetectionModel",
     "VanillaTransformerDetectionPreTrainedModel",
 ]

@@ -81,7 +81,7 @@ class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
         )
 
 
-class VanillaTransformerVisionForImageClassification(VanillaTransformerVisionPreTrainedModel):
+class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTrainedModel):
     """What stands for the whole image, projected to the labels."""
 
     def __init__(self, config: VanillaTransformerVisionConfig):
@@ -113,7 +113,7 @@ class VanillaTransformerVisionForImageClassification(VanillaTransformerVisionPre
 
 
 __all__ = [
-    "VanillaTransformerVisionForImageClassification",
+    "VanillaTransformerForImageClassification",
     "VanillaTransformerVisionModel",
     "VanillaTransformerVisionPreTrainedModel",
 ]

@@ -5,12 +5,12 @@ import importlib
 
 # Name -> module and class. Imported when asked for: `evaluate`, sacreBLEU and scikit-learn take seconds.
 NAMES = {
-    "sacrebleu": ("scores", "SacreBleu"),
-    "chrf": ("scores", "Chrf"),
-    "perplexity": ("scores", "Perplexity"),
-    "bits_per_character": ("scores", "BitsPerCharacter"),
-    "token_accuracy": ("scores", "TokenAccuracy"),
-    "rouge": ("rouge", "Rouge"),
+    "sacrebleu": ("text", "SacreBleu"),
+    "chrf": ("text", "Chrf"),
+    "perplexity": ("likelihood", "Perplexity"),
+    "bits_per_character": ("likelihood", "BitsPerCharacter"),
+    "token_accuracy": ("likelihood", "TokenAccuracy"),
+    "rouge": ("text", "Rouge"),
     "accuracy": ("classification", "Accuracy"),
     "precision": ("classification", "Precision"),
     "recall": ("classification", "Recall"),

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Features, List, Value
 from sklearn import metrics as sklearn_metrics
 
-from .scores import OfflineMetric
+from .offline import OfflineMetric
 
 CLASSES = [
     Features({"predictions": Value("int64"), "references": Value("int64")}),

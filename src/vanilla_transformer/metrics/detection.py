@@ -10,7 +10,7 @@ from datasets import Features, List, Value
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .scores import OfflineMetric
+from .offline import OfflineMetric
 
 BOXES = List(List(Value("float64"), length=4))
 FOUND = {"boxes": BOXES, "scores": List(Value("float64")), "labels": List(Value("int64"))}

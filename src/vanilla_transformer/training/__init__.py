@@ -1,7 +1,6 @@
 """Training as the paper does it (section 5), on transformers' Seq2SeqTrainer."""
 
 from .arguments import VanillaTransformerTrainingArguments
-from .averaging import average_checkpoints, best_checkpoints, last_checkpoints
 from .batching import (
     Seq2SeqCollator,
     TokenBudgetIterable,
@@ -10,6 +9,7 @@ from .batching import (
     sequence_lengths,
 )
 from .callbacks import TrainingInterrupted
+from .checkpoints import average_checkpoints, best_checkpoints, last_checkpoints
 from .schedule import get_noam_schedule, noam_lambda, noam_rate
 from .trainer import VanillaTransformerTrainer, summarization_metrics, translation_metrics
 

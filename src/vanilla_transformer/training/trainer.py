@@ -29,7 +29,6 @@ from transformers.utils import logging
 
 from ..losses import IGNORE_INDEX, label_smoothed_cross_entropy, r_drop_divergence
 from .arguments import VanillaTransformerTrainingArguments
-from .averaging import average_checkpoints, best_checkpoints, last_checkpoints
 from .batching import TokenBudgetIterable, TokenBudgetSampler, padding_report, sequence_lengths
 from .callbacks import (
     INTERRUPTED,
@@ -40,7 +39,14 @@ from .callbacks import (
     Throughput,
     TrainingInterrupted,
 )
-from .resumption import check_data_order, data_order, write_data_order
+from .checkpoints import (
+    average_checkpoints,
+    best_checkpoints,
+    check_data_order,
+    data_order,
+    last_checkpoints,
+    write_data_order,
+)
 from .schedule import get_noam_schedule
 
 logger = logging.get_logger(__name__)

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..losses import IGNORE_INDEX
-from .classification import (
+from .labels import (
     LabelArguments,
     check_classes,
     class_ids,

@@ -1,7 +1,7 @@
 """The tables of measured results in recipes/*/README.md, made from what the runs themselves left.
 
-    python recipes/tables.py                 # write the tables anew from recipes/*/results/*.json
-    python recipes/tables.py outputs/sst2    # first take over the results.json of a run of sst2.yaml
+    python tools/collect_results.py                 # write the tables anew from recipes/*/results/*.json
+    python tools/collect_results.py outputs/sst2    # first take over the results.json of a run of sst2.yaml
 
 A run belongs to the recipe whose output_dir its folder is named after. What a table shows stands in the run's
 own file; nothing is typed in by hand.
@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-RECIPES = Path(__file__).parent
-BEGIN, END = "<!-- measured: made by recipes/tables.py -->", "<!-- end of measured -->"
+RECIPES = Path(__file__).parents[1] / "recipes"
+BEGIN, END = "<!-- measured: made by tools/collect_results.py -->", "<!-- end of measured -->"
 
 # What is shown of each task, in this order, and how.
 SCORES = {

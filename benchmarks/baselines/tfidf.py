@@ -1,6 +1,6 @@
 """What a linear model makes of the same texts: TF-IDF of words and pairs of words, logistic regression.
 
-    python benchmarks/tfidf_baseline.py recipes/text_classification/rotten_tomatoes.yaml [--key value ...]
+    python benchmarks/baselines/tfidf.py recipes/text_classification/rotten_tomatoes.yaml
 
 It reads the data as the recipe does, from the same YAML and flags. How strongly it is regularised is chosen
 on validation, as the recipes' settings are; test, where there is one, is scored once.
@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
 from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.tasks.settings import parse
+from vanilla_transformer.tasks.text import StartArguments
+from vanilla_transformer.tasks.text_classification import TextClassificationArguments, load_splits
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
-from vanilla_transformer.training.settings import parse
-from vanilla_transformer.training.text import StartArguments
-from vanilla_transformer.training.text_classification import TextClassificationArguments, load_splits
 
 
 @dataclass

@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from .batching import sequence_lengths
+from ..training.batching import sequence_lengths
 from .settings import InputError, nearest
 from .sources import (
     READERS,

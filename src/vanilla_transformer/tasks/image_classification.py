@@ -20,7 +20,7 @@ from transformers import BaseImageProcessor
 from ..image_processing_vanilla_transformer import to_rgb
 from ..losses import IGNORE_INDEX
 from .augmentation import Augmentation, Mix
-from .classification import LabelArguments, check_classes, class_ids, class_names, hold_out, tell_skipped
+from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, tell_skipped
 from .settings import InputError, nearest
 from .sources import Rows, Skips, load_rows
 

@@ -1,13 +1,91 @@
-"""ROUGE as Google's rouge-score counts it, the port of ROUGE-1.5.5 that summarization is compared by."""
+"""Metrics of generated text: BLEU, chrF and ROUGE."""
 
 import importlib.metadata
 import math
+from itertools import zip_longest
 
 import evaluate
+from datasets import Features, List, Value
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
+from sacrebleu.metrics import BLEU, CHRF
 
-from .scores import TEXTS, OfflineMetric
+from .offline import OfflineMetric
+
+TEXTS = [  # one reference for each prediction, or a list of them, whose number may vary
+    Features({"predictions": Value("string"), "references": Value("string")}),
+    Features({"predictions": Value("string"), "references": List(Value("string"))}),
+]
+
+
+def score_texts(scorer, predictions, references):
+    """sacreBLEU's score and signature; it wants all first references, then all second ones, and so on."""
+    references = [[texts] if isinstance(texts, str) else texts for texts in references]
+    for index, texts in enumerate(references):
+        if not texts:
+            raise ValueError(f"prediction {index} has no reference: {predictions[index]!r}")
+    score = scorer.corpus_score(list(predictions), list(zip_longest(*references)))
+    return score, str(scorer.get_signature())
+
+
+class SacreBleu(OfflineMetric):
+    """BLEU as sacreBLEU counts it, with the signature that makes it comparable.
+
+    The options are sacreBLEU's. `compute` takes them too, and its `smooth_method` and `smooth_value`.
+    """
+
+    name = "sacrebleu"
+
+    def __init__(self, tokenize="13a", lowercase=False, force=False, **kwargs):
+        super().__init__(**kwargs)
+        self.options = {"tokenize": tokenize, "lowercase": lowercase, "force": force}
+        if tokenize not in BLEU.TOKENIZERS:
+            raise ValueError(f"{tokenize=} is none of sacreBLEU's: {', '.join(BLEU.TOKENIZERS)}")
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="Matt Post, A Call for Clarity in Reporting BLEU Scores, WMT 2018",
+            inputs_description="predictions: texts; references: a text, or a list of texts, for each",
+            features=TEXTS,
+            reference_urls=["https://github.com/mjpost/sacrebleu"],
+        )
+
+    def _compute(self, predictions, references, **options):
+        score, signed = score_texts(BLEU(**self.options | options), predictions, references)
+        names = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
+        return {name: getattr(score, name) for name in names} | {"signature": signed}
+
+
+class Chrf(OfflineMetric):
+    """chrF2, or chrF2++ with `word_order=2`, as sacreBLEU counts it. The options are sacreBLEU's."""
+
+    name = "chrf"
+
+    def __init__(self, word_order=0, char_order=6, beta=2, lowercase=False, whitespace=False, **kwargs):
+        super().__init__(**kwargs)
+        self.options = {
+            "word_order": word_order,
+            "char_order": char_order,
+            "beta": beta,
+            "lowercase": lowercase,
+            "whitespace": whitespace,
+        }
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="Maja Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015",
+            inputs_description="predictions: texts; references: a text, or a list of texts, for each",
+            features=TEXTS,
+            reference_urls=["https://github.com/mjpost/sacrebleu"],
+        )
+
+    def _compute(self, predictions, references, **options):
+        score, signed = score_texts(CHRF(**self.options | options), predictions, references)
+        names = ("score", "char_order", "word_order", "beta")
+        return {name: getattr(score, name) for name in names} | {"signature": signed}
+
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints' weights (section 6.1: the last 5 of base, the last 20 of big)."""
+"""Checkpoints: the average of their weights (section 6.1), and the data order that resuming needs."""
 
 import json
 import math
@@ -6,12 +6,16 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerState
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -148,3 +152,45 @@ def _write(weights, source, output_dir):
                 stale.unlink(missing_ok=True)
         for file in Path(draft).iterdir():
             os.replace(file, output_dir / file.name)
+
+
+DATA_ORDER = "data_order.json"  # in a checkpoint
+
+BUDGET = ("max_source_tokens", "max_target_tokens", "tokens_per_update")
+FIXED = ("per_device_train_batch_size", "train_sampling_strategy")
+
+
+def data_order(args: TrainingArguments, dataset, lengths: Sequence[np.ndarray] | None) -> dict:
+    """What the order of the data and the batches follow from.
+
+    Args:
+        lengths: of the examples in tokens, one array for each side, where batches are made by them.
+    """
+    keys = BUDGET if args.has_token_budget else FIXED
+    order = {"seed": args.seed if args.data_seed is None else args.data_seed}
+    order |= {key: getattr(args, key) for key in keys}
+    if hasattr(dataset, "__len__"):
+        order["examples in the training data"] = len(dataset)
+    if lengths is not None:
+        sums = [zlib.crc32(np.ascontiguousarray(side, dtype=np.int64)) for side in lengths]
+        order["checksum of the examples' lengths"] = sums
+    return order
+
+
+def write_data_order(checkpoint: str | Path, order: dict):
+    Path(checkpoint, DATA_ORDER).write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
+
+
+def check_data_order(checkpoint: str | Path, order: dict):
+    """Raises ValueError if the checkpoint was made with another order; one without a record passes."""
+    file = Path(checkpoint, DATA_ORDER)
+    if not file.is_file():
+        return
+    then = json.loads(file.read_text(encoding="utf-8"))
+    changed = [key for key in {**then, **order} if then.get(key) != order.get(key)]
+    if changed:
+        listing = "; ".join(f"{key}: {then.get(key)} then, {order.get(key)} now" for key in changed)
+        raise ValueError(
+            f"{checkpoint} stands at a place in other data or other batches ({listing}). Go on with the same "
+            "data, vocabulary and settings, or start anew in another output_dir"
+        )

@@ -15,7 +15,7 @@ from huggingface_hub import upload_folder
 from transformers import PreTrainedTokenizerBase
 
 from ..model_card import USE, write_model_card
-from .trainer import VanillaTransformerTrainer
+from ..training.trainer import VanillaTransformerTrainer
 
 SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
 

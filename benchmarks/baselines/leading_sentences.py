@@ -1,7 +1,7 @@
 """ROUGE of each document's first sentences: what a summarizer has to beat.
 
-    python benchmarks/leading_sentences.py recipes/summarization/debian_synopsis.yaml [--key value ...]
-    python benchmarks/leading_sentences.py recipes/summarization/cnn_dailymail.yaml --sentences 3
+    python benchmarks/baselines/leading_sentences.py recipes/summarization/debian_synopsis.yaml
+    python benchmarks/baselines/leading_sentences.py recipes/summarization/cnn_dailymail.yaml --sentences 3
 
 It reads the data as the recipe does, from the same YAML and flags, and scores the held-out splits as it
 does. A sentence ends at a full stop, an exclamation or question mark before white space.
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.metrics import load_metric
+from vanilla_transformer.tasks.seq2seq import DataArguments, DecodingArguments, load_splits
+from vanilla_transformer.tasks.settings import parse
+from vanilla_transformer.tasks.text import StartArguments
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
-from vanilla_transformer.training.data import DataArguments, DecodingArguments, load_splits
-from vanilla_transformer.training.settings import parse
-from vanilla_transformer.training.text import StartArguments
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 

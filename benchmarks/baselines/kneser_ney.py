@@ -1,7 +1,7 @@
 """Modified Kneser-Ney models (Chen and Goodman 1998) in bits per character: what there is to beat.
 
-    python benchmarks/kneser_ney.py recipes/language_modeling/bible_en.yaml [--key value ...]
-    python benchmarks/kneser_ney.py recipes/language_modeling/bible_en.yaml --orders 5 6 7
+    python benchmarks/baselines/kneser_ney.py recipes/language_modeling/bible_en.yaml [--key value ...]
+    python benchmarks/baselines/kneser_ney.py recipes/language_modeling/bible_en.yaml --orders 5 6 7
 
 It reads the data as the recipe does, from the same YAML and flags, and scores the same characters of each
 held-out split, a document's end among them. One model is of characters, the other of tokens: those of the
@@ -23,9 +23,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerTokenizer
+from vanilla_transformer.tasks.language_modeling import LanguageModelingArguments, load_texts
+from vanilla_transformer.tasks.settings import parse
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
-from vanilla_transformer.training.language_modeling import LanguageModelingArguments, load_texts
-from vanilla_transformer.training.settings import parse
 
 FALLBACK = np.array([0, 0.5, 1, 1.5])  # discounts where the counts are too few, or too odd, to tell
 

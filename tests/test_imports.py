@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # What a module may import lies in an earlier line (or, for training, metrics and interop, in its own folder).
 ORDER = [
-    ["configuration_vanilla_transformer", "corpora", "losses"],
-    ["layers", "embeddings", "image_processing_vanilla_transformer"],
+    ["configuration_vanilla_transformer", "epoch", "losses"],
+    ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search"],
     ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
     [

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import AutoModelForImageClassification, set_seed
 
 from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig
-from vanilla_transformer.tasks.augmentation import Augmentation, AugmentationArguments, Mix
+from vanilla_transformer.tasks.augmentation import Augmentation, Mix, MixArguments
 from vanilla_transformer.tasks.image_classification import (
     ImageArguments,
     ImageCollator,
@@ -43,7 +43,7 @@ def main():
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
     if args.r_drop and (augmentation.mixup or augmentation.cutmix):
-        raise InputError("r_drop takes images of one class each: leave it out, or mixup and cutmix")
+        raise InputError("r_drop needs images of one class each: remove r_drop, or mixup and cutmix")
     checkpoint = prepare_output_dir(args)
 
     with args.main_process_first(desc="reading the data"):
@@ -112,7 +112,7 @@ def settings(argv: list[str] | None = None) -> tuple:
     return parse(
         VanillaTransformerVisionConfig,
         ImageArguments,
-        AugmentationArguments,
+        MixArguments,
         VanillaTransformerTrainingArguments,
         argv=argv,
     )

@@ -17,7 +17,6 @@ from vanilla_transformer.tasks.augmentation import AugmentationArguments
 from vanilla_transformer.tasks.object_detection import (
     DetectionArguments,
     DetectionCollator,
-    augment,
     detection_metrics,
     get_image_processor,
     load_splits,
@@ -35,12 +34,11 @@ def main():
     logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
     if args.r_drop:
-        raise InputError(f"r_drop={args.r_drop} is for what has labels, not for boxes")
+        raise InputError("r_drop does not apply to object detection: remove it")
     checkpoint = prepare_output_dir(args)
 
     with args.main_process_first(desc="reading the data"):
-        splits, names = load_splits(data, args.seed)
-    augment(splits["train"], augmentation, args.seed)
+        splits, names = load_splits(data, augmentation, args.seed)
     processor = get_image_processor(data)
     sizes = {"preset": "base", **model_settings}
     config = VanillaTransformerDetectionConfig.from_preset(

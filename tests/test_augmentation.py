@@ -1,4 +1,4 @@
-"""Augmentation: a function of (seed, epoch, index); boxes stay around what they were around."""
+"""Augmentation is a function of (seed, epoch, index), and boxes move with their image."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from vanilla_transformer.tasks.augmentation import (
     Augmentation,
     AugmentationArguments,
     Mix,
+    MixArguments,
     affine,
     crop,
     erase,
@@ -41,13 +42,13 @@ def noise(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def scene(left: int, top: int, width: int, height: int) -> tuple[Image.Image, np.ndarray]:
-    """A white rectangle on black, and the box around it; its class is 3."""
+    """Returns a white rectangle on black, and the box around it with class 3."""
     pixels = np.zeros((60, 80, 3), dtype=np.uint8)
     pixels[top : top + height, left : left + width] = 255
     return Image.fromarray(pixels), np.array([[left, top, width, height, 3]], dtype=np.float32)
 
 
-def around_white(image: Image.Image) -> list[int]:
+def box_around_white(image: Image.Image) -> list[int]:
     rows, columns = np.nonzero(np.asarray(image)[..., 0] > 127)
     left, top = columns.min(), rows.min()
     return [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
@@ -69,15 +70,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_boxes_follow(change):
+def test_boxes_move_with_the_image(change):
     image, boxes = scene(30, 20, 16, 12)
     changed, moved = change(image, boxes)
-    assert moved[0, :4] == pytest.approx(around_white(changed), abs=1.6)  # pixels of a turned edge are grey
+    assert moved[0, :4] == pytest.approx(
+        box_around_white(changed), abs=1.6
+    )  # the edges of a rotated rectangle are grey
     assert moved[0, 4] == 3
-    assert boxes.tolist() == [[30, 20, 16, 12, 3]]  # what was given is not changed
+    assert boxes.tolist() == [[30, 20, 16, 12, 3]]  # the argument is not changed
 
 
-def test_what_is_cut_off_is_clipped_or_left_out():
+def test_boxes_at_the_border_are_clipped_or_dropped():
     image, boxes = scene(0, 0, 20, 10)
     changed, moved = shift(image, boxes, -8, 0)
     assert moved.tolist() == [[0, 0, 12, 10, 3]]
@@ -86,7 +89,7 @@ def test_what_is_cut_off_is_clipped_or_left_out():
     assert visible(several, 60, 60)[:, 4].tolist() == [1, 2]
 
 
-def test_twice_flipped_is_as_before():
+def test_flipping_twice_restores_the_image():
     boxes = np.array([[1.0, 2, 3, 4], [10, 20, 30, 10]])
     for change in (flip, flip_vertical):
         twice, same = change(*change(noise(), boxes))
@@ -94,7 +97,7 @@ def test_twice_flipped_is_as_before():
         assert np.allclose(same, boxes)
 
 
-def test_a_quarter_turn_is_clockwise():
+def test_rotation_is_clockwise():
     square = noise(20, 20)
     turned, _ = affine(square, None, rotation(90))
     exact = np.rot90(np.asarray(square), -1).astype(int)
@@ -108,7 +111,7 @@ def test_a_shift_repeats_the_border():
     assert (shifted[:-2, :3] == pixels[2:, :1]).all()
 
 
-def test_what_changes_nothing_changes_nothing():
+def test_changes_of_no_strength_change_nothing():
     image, boxes = scene(30, 20, 16, 12)
     for changed, moved in (
         shift(image, boxes, 0, 0),
@@ -127,7 +130,7 @@ def test_every_change_of_rand_augment_keeps_the_size(name):
     changed = [np.asarray(RAND_AUGMENT[name](image, None, strength)[0]) for strength in (-1.0, -0.4, 1.0)]
     assert all(pixels.shape == (30, 40, 3) and pixels.dtype == np.uint8 for pixels in changed)
     unchanged = np.array_equal(changed[0], np.asarray(image))
-    assert unchanged == (name in ("identity", "auto_contrast"))  # noise has all the contrast there is
+    assert unchanged == (name in ("identity", "auto_contrast"))  # noise has full contrast already
 
 
 def test_the_same_seed_epoch_and_index_give_the_same_image():
@@ -139,7 +142,7 @@ def test_the_same_seed_epoch_and_index_give_the_same_image():
         return np.asarray(changed).tobytes(), moved.tobytes()
 
     first = pixels(change, 2, 3)
-    np.random.default_rng().random()  # nothing else has a part in it
+    np.random.default_rng().random()  # other random numbers do not matter
     pixels(change, 0, 0)
     assert pixels(change, 2, 3) == first
     assert pixels(Augmentation(AugmentationArguments(**EVERYTHING), seed=1), 2, 3) == first
@@ -148,14 +151,14 @@ def test_the_same_seed_epoch_and_index_give_the_same_image():
     assert len({first, *others}) == 5
 
 
-def test_probabilities_are_kept():
+def test_flip_is_a_probability():
     image, flipped = noise(), np.asarray(flip(noise())[0])
     change = Augmentation(AugmentationArguments(flip=0.3), seed=0)
     share = np.mean([np.array_equal(np.asarray(change(image, 0, n)[0]), flipped) for n in range(500)])
     assert 0.2 < share < 0.4
 
 
-def test_parts_have_the_share_that_is_asked_for():
+def test_random_parts_have_the_given_share_of_the_area():
     random = np.random.default_rng(0)
     for _ in range(100):
         left, top, width, height = random_part((200, 100), 0.3, random, most=0.5)
@@ -163,7 +166,7 @@ def test_parts_have_the_share_that_is_asked_for():
         assert 0.28 < width * height / 20000 < 0.52
 
 
-def test_erasing_leaves_the_rest():
+def test_erase_changes_only_its_rectangle():
     image = noise()
     erased = np.asarray(erase(image, 5, 6, 10, 8, np.random.default_rng(0)))
     changed = (erased != np.asarray(image)).any(-1)
@@ -175,11 +178,11 @@ def test_erasing_leaves_the_rest():
 @pytest.mark.parametrize(
     "settings", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=str
 )
-def test_labels_are_mixed_as_the_images_are(settings):
-    """Each image is of the color of its class: the labels are then the shares of the colors."""
-    mix = Mix(AugmentationArguments(**settings), seed=0, classes=4)
+def test_labels_are_mixed_in_the_shares_of_the_images(settings):
+    """Every image has the color of its class, so the labels must be the shares of the colors."""
+    mix = Mix(MixArguments(**settings), seed=0, classes=4)
     labels = torch.tensor([0, 1, 2, 3])
-    images = torch.eye(4)[:, :, None, None].expand(4, 4, 16, 16)  # the channel says the class
+    images = torch.eye(4)[:, :, None, None].expand(4, 4, 16, 16)  # the channel is the class
     seen = set()
     for epoch in range(20):
         mixed, shares = mix(images, labels, epoch, [5, 6, 7, 8])
@@ -195,6 +198,6 @@ def test_labels_are_mixed_as_the_images_are(settings):
 @pytest.mark.parametrize(
     "name, value", [("flip", 1.5), ("crop", 0), ("mixup", -1), ("rand_augment_strength", 11)]
 )
-def test_settings_out_of_range_are_refused(name, value):
+def test_settings_out_of_range_raise(name, value):
     with pytest.raises(InputError, match=name):
-        AugmentationArguments(**{name: value})
+        MixArguments(**{name: value})

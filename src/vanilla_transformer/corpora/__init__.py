@@ -1,21 +1,27 @@
-"""Corpora that the package ships, by name: what a recipe's `dataset:` key may hold besides Hub names."""
+"""Data that the package ships or makes. A recipe's `dataset:` key may name a shipped corpus."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 CORPORA = Path(__file__).parent
 SHIPPED = ("bible_en_es",)
 
 
 def corpus_files(name: str) -> dict[str, str]:
-    """Split -> path of the Parquet file. Raises ValueError for an unknown name."""
+    """The Parquet file of each split. Raises ValueError for an unknown name."""
     if name not in SHIPPED:
-        raise ValueError(f"the package ships no corpus {name!r}; there are: {', '.join(SHIPPED)}")
+        raise ValueError(f"the package ships no corpus {name!r}, only {', '.join(SHIPPED)}")
     folder = CORPORA / name
     return {split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")}
 
 
-def load_corpus(name: str):
-    """The shipped corpus as a `datasets.DatasetDict`. Raises ValueError for an unknown name."""
+def load_corpus(name: str) -> DatasetDict:
+    """Loads a shipped corpus. Raises ValueError for an unknown name."""
     from datasets import load_dataset
 
     return load_dataset("parquet", data_files=corpus_files(name))

@@ -1,10 +1,10 @@
-"""Images that training changes at random, so that few of them go further; boxes follow.
+"""Random changes of training images; the boxes in an image move with it.
 
-Pillow changes the images. What is done to one is a function of (seed, epoch, index) alone: the same whatever
-the number of processes and workers, and after an interruption.
+A change is a function of (seed, epoch, index) alone, so it does not depend on processes, workers or
+interruptions. Pillow does the work.
 
-Boxes are rows of (left, top, width, height, ...) in pixels, as in COCO; what comes after, such as a class,
-stays with its box. A box that has left the image, or most of which has, is left out.
+Boxes are rows of (left, top, width, height, ...) in pixels, as in COCO. Further columns, such as a class,
+stay with their box. A box is dropped when less than a quarter of it remains in the image.
 """
 
 import math
@@ -21,76 +21,83 @@ from .settings import InputError
 Boxes = np.ndarray  # (boxes, 4 or more)
 
 LEAST_VISIBLE = 0.25  # share of a box that must stay in the image
+LIMITS = {"flip": 1, "flip_vertical": 1, "shift": 1, "rotate": 180, "crop": 1, "color": 1, "erase": 1}
+LIMITS |= {"rand_augment": 14, "rand_augment_strength": 10}
 
 
 @dataclass
 class AugmentationArguments:
-    """How training changes its images; without these keys, not at all."""
+    """How training changes its images. By default it does not."""
 
     _argument_group_name = "augmentation"
 
-    flip: float = field(
-        default=0.0, metadata={"help": "probability that an image is mirrored, left for right"}
-    )
-    flip_vertical: float = field(
-        default=0.0, metadata={"help": "probability that an image is turned upside down, as cells may be"}
-    )
+    flip: float = field(default=0.0, metadata={"help": "probability of a flip from left to right"})
+    flip_vertical: float = field(default=0.0, metadata={"help": "probability of a flip upside down"})
     shift: float = field(
-        default=0.0, metadata={"help": "moves the image by up to this share of its height and of its width"}
+        default=0.0, metadata={"help": "move each image by up to this share of its width and of its height"}
     )
-    rotate: float = field(default=0.0, metadata={"help": "turns the image by up to this many degrees"})
+    rotate: float = field(default=0.0, metadata={"help": "rotate each image by up to this many degrees"})
     crop: float = field(
         default=1.0,
-        metadata={
-            "help": "cuts out a part of at least this share of the image, 0.08 as in Inception's crops"
-        },
+        metadata={"help": "cut out a random part of at least this share of the area (Inception: 0.08)"},
     )
     color: float = field(
-        default=0.0, metadata={"help": "changes brightness, contrast and saturation by up to this share"}
+        default=0.0, metadata={"help": "change brightness, contrast and saturation by up to this share"}
     )
     rand_augment: int = field(
         default=0, metadata={"help": "number of RandAugment's changes of shape and color for each image"}
     )
-    rand_augment_strength: float = field(default=9.0, metadata={"help": "of these changes, from 0 to 10"})
-    erase: float = field(
-        default=0.0, metadata={"help": "probability that a random rectangle is replaced by noise"}
+    rand_augment_strength: float = field(
+        default=9.0, metadata={"help": "strength of RandAugment's changes, from 0 to 10"}
     )
+    erase: float = field(default=0.0, metadata={"help": "probability that noise replaces a random rectangle"})
+
+    def __post_init__(self) -> None:
+        for name, limit in LIMITS.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise InputError(f"{name}={getattr(self, name)} must be between 0 and {limit}")
+        if self.crop == 0:
+            raise InputError("crop=0.0 leaves nothing of an image: set it above 0; 1 turns cropping off")
+
+
+@dataclass
+class MixArguments(AugmentationArguments):
+    """Images of one class each can also be mixed with each other."""
+
     mixup: float = field(
-        default=0.0,
-        metadata={"help": "alpha of mixup, which blends two images and their labels; 0 for none"},
+        default=0.0, metadata={"help": "alpha of mixup, which blends two images and their labels; 0 for none"}
     )
     cutmix: float = field(
         default=0.0,
         metadata={
-            "help": "alpha of cut-mix, which pastes a part of one image into another. With mixup as "
-            "well, either is chosen for each batch"
+            "help": "alpha of CutMix, which pastes a part of one image into another; 0 for none. With mixup "
+            "too, each batch draws one of them"
         },
     )
 
-    def __post_init__(self):
-        limits = {"flip": 1, "flip_vertical": 1, "shift": 1, "rotate": 180, "crop": 1, "color": 1, "erase": 1}
-        limits |= {"rand_augment": 14, "rand_augment_strength": 10, "mixup": math.inf, "cutmix": math.inf}
-        for name, limit in limits.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise InputError(f"{name}={getattr(self, name)} is not between 0 and {limit}")
-        if self.crop == 0:
-            raise InputError("crop=0.0 would leave nothing of an image")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 0")
 
 
 class Augmentation:
-    """What the arguments ask for, done to one image at a time."""
+    """Changes one image at a time."""
 
-    def __init__(self, settings: AugmentationArguments, seed: int):
+    def __init__(self, settings: AugmentationArguments, seed: int) -> None:
         self.settings = settings
         self.seed = seed
 
     def __call__(
         self, image: Image.Image, epoch: int, index: int, boxes: Boxes | None = None
     ) -> tuple[Image.Image, Boxes | None]:
-        """
+        """Returns the changed image and its boxes.
+
         Args:
-            image: in RGB.
-            epoch, index: which image of which epoch this is: they and the seed decide what is done.
+            image: an image in RGB.
+            epoch, index: the epoch, and the image's index in the data set. With the seed they determine the
+                change.
         """
         random, how = np.random.default_rng((self.seed, epoch, index)), self.settings
         if how.crop < 1:
@@ -116,7 +123,7 @@ class Augmentation:
 
 
 def flip(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, Boxes | None]:
-    """Left for right."""
+    """Flips from left to right."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, 0] = image.width - boxes[:, 0] - boxes[:, 2]
@@ -124,7 +131,7 @@ def flip(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, B
 
 
 def flip_vertical(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, Boxes | None]:
-    """Top for bottom."""
+    """Flips upside down."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, 1] = image.height - boxes[:, 1] - boxes[:, 3]
@@ -132,7 +139,7 @@ def flip_vertical(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image
 
 
 def shift(image: Image.Image, boxes: Boxes | None, right: int, down: int) -> tuple[Image.Image, Boxes | None]:
-    """Moves the image by whole pixels; its border is repeated where nothing else is."""
+    """Moves the image by whole pixels. The border is repeated to fill the gap."""
     rows = (np.arange(image.height) - down).clip(0, image.height - 1)
     columns = (np.arange(image.width) - right).clip(0, image.width - 1)
     moved = Image.fromarray(np.asarray(image)[rows[:, None], columns])
@@ -146,7 +153,7 @@ def shift(image: Image.Image, boxes: Boxes | None, right: int, down: int) -> tup
 def crop(
     image: Image.Image, boxes: Boxes | None, left: int, top: int, width: int, height: int
 ) -> tuple[Image.Image, Boxes | None]:
-    """Cuts a part out."""
+    """Cuts out a part."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, :2] -= (left, top)
@@ -164,26 +171,28 @@ def random_part(
     """(left, top, width, height) of a random part of an image of size (width, height).
 
     Args:
-        least, most: its share of the area.
-        flattest: least ratio of its sides, relative to those of the image.
+        least, most: limits of the part's share of the area.
+        flattest: least ratio of the part's sides, relative to the ratio of the image's sides.
     """
     share = random.uniform(least, most)
     ratio = math.exp(random.uniform(math.log(flattest), -math.log(flattest)))
-    part = np.array([share * ratio, share / ratio]) ** 0.5  # shares of the width and of the height
-    part = np.clip(np.round(part * size), 1, size).astype(int)
-    corner = random.integers(0, np.array(size) - part + 1)
-    return (*corner.tolist(), *part.tolist())
+    shares = np.array([share * ratio, share / ratio]) ** 0.5  # of the width and of the height
+    width, height = np.clip(np.round(shares * size), 1, size).astype(int).tolist()
+    left, top = random.integers(0, [size[0] - width + 1, size[1] - height + 1]).tolist()
+    return left, top, width, height
 
 
 def affine(image: Image.Image, boxes: Boxes | None, matrix: np.ndarray) -> tuple[Image.Image, Boxes | None]:
-    """Turns, shears or moves the image about its middle; the corners get the mean color of its border.
+    """Rotates, shears or moves the image about its middle. The gaps get the mean color of the border.
+
+    A box becomes the smallest upright box around the changed one.
 
     Args:
-        matrix: `(2, 3)`, from places (right, down) of the image given, measured from its middle, to those of
-            the new one. A box becomes the smallest one around what it was.
+        matrix: `(2, 3)`, from a point (right, down) of the old image to its point in the new one, both
+            measured from the middle.
     """
     middle = np.array(image.size) / 2
-    back = np.linalg.inv(matrix[:, :2])  # Pillow asks where the pixels of the new image come from
+    back = np.linalg.inv(matrix[:, :2])  # Pillow maps points of the new image to the old one
     offset = middle - back @ (middle + matrix[:, 2])
     from_new = np.column_stack([back, offset]).flatten()
     changed = image.transform(
@@ -207,20 +216,20 @@ def affine(image: Image.Image, boxes: Boxes | None, matrix: np.ndarray) -> tuple
 
 
 def rotation(degrees: float) -> np.ndarray:
-    """Clockwise."""
+    """The matrix of a clockwise rotation, `(2, 3)`."""
     angle = math.radians(degrees)
     return np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]])
 
 
 def border(image: Image.Image) -> tuple[int, ...]:
-    """The mean color of the outermost pixels."""
+    """Returns the mean color of the outermost pixels."""
     pixels = np.asarray(image)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return tuple(edge.mean(0).round().astype(int).tolist())
 
 
 def visible(boxes: Boxes, width: int, height: int) -> Boxes:
-    """The boxes clipped to an image of that size, those left out of which little remains."""
+    """Clips boxes to an image of this size, and drops those with less than `LEAST_VISIBLE` of their area."""
     first = boxes[:, :2].clip(0, (width, height))
     last = (boxes[:, :2] + boxes[:, 2:4]).clip(0, (width, height))
     sides = last - first
@@ -231,7 +240,7 @@ def visible(boxes: Boxes, width: int, height: int) -> Boxes:
 
 
 def recolor(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Factors, of which 1 changes nothing."""
+    """Multiplies brightness, contrast and saturation by these factors."""
     image = ImageEnhance.Brightness(image).enhance(brightness)
     image = ImageEnhance.Contrast(image).enhance(contrast)
     return ImageEnhance.Color(image).enhance(saturation)
@@ -240,26 +249,29 @@ def recolor(image: Image.Image, brightness: float, contrast: float, saturation: 
 def erase(
     image: Image.Image, left: int, top: int, width: int, height: int, random: np.random.Generator
 ) -> Image.Image:
-    """Replaces a part by noise (Zhong et al. 2017)."""
+    """Replaces a part with noise (Zhong et al. 2017)."""
     image = image.copy()
     noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
     image.paste(Image.fromarray(noise), (left, top))
     return image
 
 
-def _of_shape(matrix: Callable[[float, tuple[int, int]], list]) -> Callable:
-    def change(image, boxes, strength):
+Change = Callable[[Image.Image, Boxes | None, float], tuple[Image.Image, Boxes | None]]
+
+
+def _of_shape(matrix: Callable[[float, tuple[int, int]], Sequence[Sequence[float]] | np.ndarray]) -> Change:
+    def change(image: Image.Image, boxes: Boxes | None, strength: float) -> tuple[Image.Image, Boxes | None]:
         return affine(image, boxes, np.array(matrix(strength, image.size), dtype=float))
 
     return change
 
 
-def _of_color(change: Callable[[Image.Image, float], Image.Image]) -> Callable:
+def _of_color(change: Callable[[Image.Image, float], Image.Image]) -> Change:
     return lambda image, boxes, strength: (change(image, strength), boxes)
 
 
-# RandAugment (Cubuk et al. 2020), with strengths from -1 to 1 in the ranges of the paper's table.
-RAND_AUGMENT: dict[str, Callable] = {
+# RandAugment (Cubuk et al. 2020). Strengths from -1 to 1 cover the ranges of the paper's table.
+RAND_AUGMENT: dict[str, Change] = {
     "identity": lambda image, boxes, strength: (image, boxes),
     "auto_contrast": _of_color(lambda image, _: ImageOps.autocontrast(image)),
     "equalize": _of_color(lambda image, _: ImageOps.equalize(image)),
@@ -280,13 +292,13 @@ RAND_AUGMENT: dict[str, Callable] = {
 
 
 class Mix:
-    """Mixup (Zhang et al. 2018) and cut-mix (Yun et al. 2019) of a batch.
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
     """
 
-    def __init__(self, settings: AugmentationArguments, seed: int, classes: int):
+    def __init__(self, settings: MixArguments, seed: int, classes: int) -> None:
         self.alphas = {"mixup": settings.mixup, "cutmix": settings.cutmix}
         self.seed = seed
         self.classes = classes
@@ -294,12 +306,15 @@ class Mix:
     def __call__(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, epoch: int, indices: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each image mixed with another of the batch, and their labels.
+        """Mixes each image, and its label, with another of the batch.
 
         Args:
             pixel_values: `(batch, channels, height, width)`.
-            labels: class ids `(batch,)`; what is returned are shares of the classes, `(batch, classes)`.
-            epoch, indices: which images these are: they and the seed decide what is done.
+            labels: class ids `(batch,)`.
+            epoch, indices: the epoch, and the images' indices. With the seed they determine the mixture.
+
+        Returns:
+            the mixed images and the share of each class in them, `(batch, classes)`.
         """
         random = np.random.default_rng((self.seed, epoch, *indices))
         name = random.choice([name for name, alpha in self.alphas.items() if alpha])

@@ -20,6 +20,7 @@ import torch
 from transformers import set_seed
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.losses import TrainingLoss
 from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits, load_splits
 from vanilla_transformer.tasks.text import get_tokenizer
 from vanilla_transformer.training import (
@@ -102,7 +103,7 @@ def loss_with_own_statistics(trainer: VanillaTransformerTrainer) -> float:
     total = tokens = 0.0
     for batch in trainer.get_eval_dataloader():
         real = int((batch["labels"] != -100).sum())
-        total += float(trainer.model(**batch, skip_logits=True).loss) * real
+        total += float(trainer.model(**batch, training_loss=TrainingLoss()).loss) * real
         tokens += real
     return total / tokens
 

@@ -20,6 +20,7 @@ import torch
 from transformers import MarianConfig, MarianMTModel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.losses import TrainingLoss
 
 
 def random_batches(
@@ -62,7 +63,7 @@ def models(preset: str, vocab_size: int):
     )
     return {
         "marian": (MarianMTModel(marian), {}),
-        "ours": (VanillaTransformerForConditionalGeneration(config), {"skip_logits": True}),
+        "ours": (VanillaTransformerForConditionalGeneration(config), {"training_loss": TrainingLoss()}),
     }
 
 

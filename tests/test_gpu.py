@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.generation import paper_generation_config
-from vanilla_transformer.losses import label_smoothed_cross_entropy, linear_cross_entropy
+from vanilla_transformer.losses import TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
@@ -98,7 +98,7 @@ def test_the_loss_from_states_is_the_loss_from_logits(tokens):
     labels[::7] = -100
     plain = label_smoothed_cross_entropy(states @ weight.T, labels, 0.1)
     expected = torch.autograd.grad(plain, (states, weight))
-    fused = linear_cross_entropy(states, weight, labels, 0.1)
+    fused = linear_cross_entropy(states, weight, labels, TrainingLoss(smoothing=0.1))
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(fused, (states, weight)), expected, rtol=1e-3, atol=1e-5)
 

@@ -17,7 +17,12 @@ from vanilla_transformer import (
     VanillaTransformerModel,
 )
 from vanilla_transformer.layers import Dropout, Packing
-from vanilla_transformer.losses import label_smoothed_cross_entropy, linear_cross_entropy, r_drop_divergence
+from vanilla_transformer.losses import (
+    TrainingLoss,
+    label_smoothed_cross_entropy,
+    linear_cross_entropy,
+    r_drop_divergence,
+)
 
 VARIANTS = [
     {},
@@ -289,25 +294,41 @@ def test_label_smoothed_cross_entropy_is_the_formula(label_smoothing):
     assert summed.item() == pytest.approx(expected / 10, rel=1e-5)
 
 
-@pytest.mark.parametrize("label_smoothing, r_drop", [(0.0, 0.0), (0.1, 0.0), (0.1, 2.5)])
-def test_linear_cross_entropy_equals_that_of_its_logits(label_smoothing, r_drop):
+@pytest.mark.parametrize("num_items", [None, 400])
+@pytest.mark.parametrize("smoothing, r_drop", [(0.0, 0.0), (0.1, 0.0), (0.1, 2.5)])
+def test_linear_cross_entropy_equals_that_of_its_logits(smoothing, r_drop, num_items):
     torch.manual_seed(0)
     states = torch.randn(1300, 16, requires_grad=True)  # three chunks
     weight = torch.randn(50, 16, requires_grad=True)
     labels = torch.randint(0, 50, (650,)).repeat(2)
     labels[::5] = -100
-    fused = linear_cross_entropy(states, weight, labels, label_smoothing, r_drop=r_drop)
+    training_loss = TrainingLoss(smoothing, r_drop)
+    fused = linear_cross_entropy(states, weight, labels, training_loss, num_items)
     logits = states @ weight.T
-    plain = label_smoothed_cross_entropy(logits, labels, label_smoothing)
+    passes = 2 if r_drop else 1
+    plain = label_smoothed_cross_entropy(logits, labels, smoothing, num_items and passes * num_items)
     if r_drop:
-        plain = plain + r_drop / 2 * r_drop_divergence(logits, labels)
+        plain = plain + r_drop * r_drop_divergence(logits, labels, num_items)
     torch.testing.assert_close(fused, plain)
     fused_gradients = torch.autograd.grad(fused, (states, weight))
     for one, other in zip(fused_gradients, torch.autograd.grad(plain, (states, weight)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
     with torch.no_grad():
-        again = linear_cross_entropy(states, weight, labels, label_smoothing, r_drop=r_drop)
+        again = linear_cross_entropy(states, weight, labels, training_loss, num_items)
     torch.testing.assert_close(again, plain.detach())
+
+
+def test_r_drop_adds_half_of_alpha_times_the_divergence_per_token():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 5, 7), torch.tensor([[1, 2, -100, 3, 0], [4, -100, -100, 5, 6]])
+    first, second = logits.log_softmax(-1).chunk(2)
+    expected = 0.0
+    for p, q in zip(first[labels != -100], second[labels != -100]):
+        expected += ((p.exp() * (p - q)).sum() + (q.exp() * (q - p)).sum()) / 2
+    divergence = r_drop_divergence(logits, labels.repeat(2, 1))
+    torch.testing.assert_close(divergence, expected / 7 / 2)  # seven tokens
+    summed = r_drop_divergence(logits, labels.repeat(2, 1), num_items_in_batch=10)
+    torch.testing.assert_close(summed, expected / 10 / 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -347,19 +368,23 @@ def assert_same_gradients(one, other):
 
 
 @variants
-def test_skipping_logits_and_padding_changes_no_gradient(batch, settings):
+def test_the_training_loss_has_the_gradients_of_the_padded_loss(batch, settings):
     model = random_model(dropout=0.0, **settings).train()
-    padded = gradients(model, **batch, smoothing=0.1)
-    assert_same_gradients(padded, gradients(model, **batch, smoothing=0.1, skip_logits=True))
-    assert model(**batch, skip_logits=True).logits is None
+    padded = gradients(model, **batch)
+    assert_same_gradients(padded, gradients(model, **batch, training_loss=TrainingLoss()))
+    outputs = model(**batch, training_loss=TrainingLoss(smoothing=0.1))
+    assert outputs.logits is None
+    expected = label_smoothed_cross_entropy(model(**batch).logits, batch["labels"], 0.1)
+    torch.testing.assert_close(outputs.loss, expected)
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch(batch):
     model = random_model(dropout=0.0).train()
-    whole = gradients(model, **batch, skip_logits=True)
+    whole = gradients(model, **batch, training_loss=TrainingLoss())
     tokens = (batch["labels"] != -100).sum()
     parts = [
-        gradients(model, **pair(batch, row), skip_logits=True, num_items_in_batch=tokens) for row in range(3)
+        gradients(model, **pair(batch, row), training_loss=TrainingLoss(), num_items_in_batch=tokens)
+        for row in range(3)
     ]
     loss = sum(part[0] for part in parts)
     summed = {name: sum(part[1][name] for part in parts) for name in whole[1]}
@@ -371,7 +396,7 @@ def test_gradient_checkpointing_changes_no_gradient(batch):
     plain = gradients(model, **batch)
     model.gradient_checkpointing_enable()
     assert_same_gradients(plain, gradients(model, **batch))
-    assert_same_gradients(plain, gradients(model, **batch, skip_logits=True))
+    assert_same_gradients(plain, gradients(model, **batch, training_loss=TrainingLoss()))
 
 
 @variants
@@ -383,10 +408,61 @@ def test_language_model_skips_padding_without_changing_a_gradient(settings):
     labels = ids.clone()
     labels[1, 4:] = -100
     padded = gradients(model, input_ids=ids, labels=labels)
-    assert_same_gradients(padded, gradients(model, input_ids=ids, labels=labels, skip_logits=True))
+    assert_same_gradients(
+        padded, gradients(model, input_ids=ids, labels=labels, training_loss=TrainingLoss())
+    )
     logits = model(input_ids=ids).logits  # position t predicts word t + 1
     pieces = torch.cat((logits[0, :-1], logits[1, :3])), torch.cat((ids[0, 1:], ids[1, 1:4]))
     torch.testing.assert_close(padded[0], torch.nn.functional.cross_entropy(*pieces))
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_the_masked_language_models_training_loss_has_the_same_gradients(batch, with_mask):
+    torch.manual_seed(0)
+    config = VanillaTransformerConfig(**random_model().config.to_dict() | {"dropout": 0.0})
+    model = VanillaTransformerForMaskedLM(config).train()
+    scored = batch["attention_mask"].bool() & (torch.rand(batch["input_ids"].shape) < 0.4)
+    masked = {"input_ids": batch["input_ids"], "labels": batch["input_ids"].masked_fill(~scored, -100)}
+    if with_mask:
+        masked["attention_mask"] = batch["attention_mask"]
+    projected = []
+    model.lm_head.register_forward_hook(lambda *_: projected.append(1))
+    one = gradients(model, **masked, training_loss=TrainingLoss())
+    assert not projected  # no logits of all positions
+    assert_same_gradients(one, gradients(model, **masked))
+
+
+@pytest.mark.parametrize("head", [VanillaTransformerForConditionalGeneration, VanillaTransformerForCausalLM])
+def test_r_drop_compares_two_passes_of_the_doubled_batch(batch, head):
+    torch.manual_seed(0)
+    model = head(VanillaTransformerConfig(**random_model(dropout=0.3).config.to_dict())).train()
+    ids = torch.randint(3, VOCABULARY, (3, 6))  # without padding both ways draw the same dropout
+    inputs = {"input_ids": ids, "labels": ids}
+    training_loss = TrainingLoss(smoothing=0.2, r_drop=3.0)
+    doubled = training_loss.doubled(inputs)
+    assert doubled["labels"].shape == (6, 6) and TrainingLoss().doubled(inputs) is inputs
+    torch.manual_seed(1)
+    loss = model(**doubled, training_loss=training_loss, num_items_in_batch=15).loss
+    torch.manual_seed(1)
+    if head is VanillaTransformerForCausalLM:  # the last position predicts nothing, and is not computed
+        logits, labels = model(doubled["input_ids"][:, :-1]).logits, doubled["labels"][:, 1:]
+    else:
+        logits, labels = model(**doubled).logits, doubled["labels"]
+    expected = label_smoothed_cross_entropy(logits, labels, 0.2, num_items_in_batch=30)
+    torch.testing.assert_close(loss, expected + 3 * r_drop_divergence(logits, labels, num_items_in_batch=15))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        VanillaTransformerForConditionalGeneration,
+        VanillaTransformerForCausalLM,
+        VanillaTransformerForMaskedLM,
+    ],
+)
+def test_a_training_loss_without_labels_is_refused(head):
+    with pytest.raises(ValueError, match="needs labels"):
+        head(random_model().config)(input_ids=torch.full((1, 3), 5), training_loss=TrainingLoss())
 
 
 def test_packing_and_unpacking_are_inverse():
@@ -576,7 +652,7 @@ def test_batch_normalised_translation_does_not_see_its_neighbours(batch):
     """Once trained: a row alone, or padded beside others, gets the same logits."""
     model = random_model(norm_type="batch").double().train()
     for _ in range(3):
-        model(**batch, skip_logits=True)  # moves the running statistics
+        model(**batch, training_loss=TrainingLoss())  # moves the running statistics
     model.eval()
     logits = model(**batch).logits
     for row in range(3):

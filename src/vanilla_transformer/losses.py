@@ -1,9 +1,56 @@
-"""Label-smoothed cross-entropy (section 5.4), from logits and, faster, from the states before them."""
+"""Label-smoothed cross-entropy (section 5.4) and R-Drop, from logits or from the states before them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 IGNORE_INDEX = -100  # the label of padding
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """The loss that a language-model head returns in training, where it skips padding and unused logits.
+
+    Args:
+        smoothing: ε of label smoothing (section 5.4).
+        r_drop: α of R-Drop (Liang et al. 2021): dropout differs between two passes over one batch, and α/2
+            times the divergence of their predictions is added to the mean loss of both. 0 makes one pass.
+
+    Example:
+        >>> training_loss = TrainingLoss(smoothing=0.1)
+        >>> loss = model(**training_loss.doubled(batch), training_loss=training_loss).loss
+    """
+
+    smoothing: float = 0.0
+    r_drop: float = 0.0
+
+    def doubled(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch; with `r_drop`, the batch with each tensor twice along its first dimension."""
+        if not self.r_drop:
+            return inputs
+        return {
+            name: torch.cat([value, value]) if torch.is_tensor(value) else value
+            for name, value in inputs.items()
+        }
+
+
+def count_items(
+    labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None, doubled: bool = False
+) -> torch.Tensor | int:
+    """The number that a summed loss is divided by.
+
+    Args:
+        labels: of the batch, which `TrainingLoss.doubled` may have doubled.
+        num_items_in_batch: labelled tokens or examples of the whole update in one pass, when gradients are
+            accumulated or devices share the update; None counts those of `labels`.
+        doubled: whether the loss is summed over two passes.
+    """
+    if num_items_in_batch is None:
+        return (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return 2 * num_items_in_batch if doubled else num_items_in_batch
 
 
 def label_smoothed_cross_entropy(
@@ -16,10 +63,9 @@ def label_smoothed_cross_entropy(
 
     Args:
         logits: `(..., vocabulary)`.
-        labels: `(...)`, -100 where there is padding, which is left out.
+        labels: `(...)`; -100 is ignored.
         label_smoothing: ε.
-        num_items_in_batch: what the sum is divided by: the real tokens of the whole update when gradients
-            are accumulated or devices share it; None counts those of `labels`.
+        num_items_in_batch: see `count_items`.
     """
     total = F.cross_entropy(
         logits.flatten(0, -2).float(),
@@ -28,39 +74,37 @@ def label_smoothed_cross_entropy(
         label_smoothing=label_smoothing,
         reduction="sum",
     )
-    return total / _count(labels, num_items_in_batch)
+    return total / count_items(labels, num_items_in_batch)
 
 
 def linear_cross_entropy(
     states: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
-    label_smoothing: float = 0.0,
+    training_loss: TrainingLoss,
     num_items_in_batch: torch.Tensor | int | None = None,
-    r_drop: float = 0.0,
 ) -> torch.Tensor:
-    """`label_smoothed_cross_entropy(states @ weight.T, labels, …)` without ever holding all the logits.
+    """The training loss of `states @ weight.T`, which holds only a chunk of the logits at a time.
 
     Args:
-        states: `(tokens, width)`.
+        states: `(tokens, width)`; with R-Drop the second half are the tokens of the second pass.
         weight: the output projection, `(vocabulary, width)`.
-        labels: `(tokens,)`.
-        r_drop: α; if it is not 0, the second half of the tokens are the first half once more, passed with
-            other dropout, and α · `r_drop_divergence` of the two is added to the sum that is divided.
+        labels: `(tokens,)`; tokens with the label -100 cost nothing.
+        num_items_in_batch: see `count_items`.
     """
+    smoothing, r_drop = training_loss.smoothing, training_loss.r_drop
     real = labels != IGNORE_INDEX
     if not real.all():
         states, labels = states[real], labels[real]
     if torch.is_grad_enabled() or r_drop:
-        total = _LinearCrossEntropy.apply(states, weight, labels, label_smoothing, r_drop)
+        total = _LinearCrossEntropy.apply(states, weight, labels, smoothing, r_drop)
     else:
+        chunks = zip(states.split(_LinearCrossEntropy.CHUNK), labels.split(_LinearCrossEntropy.CHUNK))
         total = sum(
-            label_smoothed_cross_entropy(part @ weight.T, right, label_smoothing, num_items_in_batch=1)
-            for part, right in zip(
-                states.split(_LinearCrossEntropy.CHUNK), labels.split(_LinearCrossEntropy.CHUNK), strict=True
-            )
+            label_smoothed_cross_entropy(chunk @ weight.T, target, smoothing, num_items_in_batch=1)
+            for chunk, target in chunks
         )
-    return total / _count(labels, num_items_in_batch)
+    return total / count_items(labels, num_items_in_batch, doubled=bool(r_drop))
 
 
 def r_drop_divergence(
@@ -68,43 +112,37 @@ def r_drop_divergence(
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """How far two passes over one batch, which differ by their dropout, disagree, in nats per real token.
+    """The term that R-Drop (Liang et al. 2021, arXiv 2106.14448) multiplies by α and adds to the loss.
 
-    That is ½ (KL(P1 ‖ P2) + KL(P2 ‖ P1)), the regulariser of R-Drop (Liang et al. 2021, arXiv 2106.14448).
+    This is ½ (KL(P1 ‖ P2) + KL(P2 ‖ P1)) summed over the tokens and divided by those of both passes, as the
+    cross-entropy of a doubled batch is.
 
     Args:
         logits: `(2 · batch, ..., vocabulary)`, those of the second pass after those of the first.
-        labels: `(2 · batch, ...)`, -100 where there is padding, which is left out.
-        num_items_in_batch: what the sum is divided by, the tokens of one pass; None counts them.
+        labels: `(2 · batch, ...)`; -100 is ignored.
+        num_items_in_batch: see `count_items`.
     """
-    labels = labels.chunk(2)[0]
-    real = labels != IGNORE_INDEX
+    real = labels.chunk(2)[0] != IGNORE_INDEX
     first, second = (half[real].float().log_softmax(-1) for half in logits.chunk(2))  # (tokens, vocabulary)
     divergence = (first.exp() - second.exp()) * (first - second) / 2
-    return divergence.sum() / _count(labels, num_items_in_batch)
-
-
-def _count(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    if num_items_in_batch is None:
-        return (labels != IGNORE_INDEX).sum().clamp(min=1)
-    return num_items_in_batch
+    return divergence.sum() / count_items(labels, num_items_in_batch, doubled=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Takes the gradient chunk by chunk while the chunk's logits are at hand; backward only scales it.
+    """Computes the gradient of each chunk while its logits are in memory; backward only scales it.
 
-    With R-Drop a chunk holds both passes of its tokens, in turn.
+    With R-Drop the rows of a chunk alternate between the two passes.
     """
 
-    CHUNK = 512  # rows of logits held at a time: enough work for the cores, little enough for their cache
-    CHUNK_ON_GPU = 8192  # a GPU takes longer to start work than to do it; fewer of a large vocabulary
+    CHUNK = 512  # rows of logits in memory at a time: enough work for the cores, and they fit into the cache
+    CHUNK_ON_GPU = 8192  # fewer launches; a large vocabulary gets fewer rows
 
     @staticmethod
-    def forward(ctx, states, weight, labels, label_smoothing, r_drop):
+    def forward(ctx, states, weight, labels, smoothing, r_drop):
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         vocabulary = weight.to(dtype)
-        right_share, other_share = 1 - label_smoothing, label_smoothing / weight.shape[0]  # 1 - ε, ε / |V|
+        label_share, other_share = 1 - smoothing, smoothing / weight.shape[0]  # 1 - ε, ε / |V|
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         states_gradient = torch.empty_like(states)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
@@ -112,16 +150,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if device != "cpu":
             pairs_in_a_gibibyte = 2**28 // (2 * len(weight))
             rows_at_once = min(_LinearCrossEntropy.CHUNK_ON_GPU, max(2, 2 * pairs_in_a_gibibyte))
-        places = torch.arange(len(labels), device=labels.device)
+        order = torch.arange(len(labels), device=labels.device)
         if r_drop:
-            places = torch.stack(places.split(len(labels) // 2), dim=1).flatten()
+            order = torch.stack(order.split(len(labels) // 2), dim=1).flatten()
         with torch.autocast(device, enabled=False):
-            for rows in places.split(rows_at_once):
-                chunk, right = states[rows].to(dtype), labels[rows]
-                number = torch.arange(len(rows), device=rows.device)
-                # One tensor is in turn the logits, their exponentials, the softmax and the gradient.
+            for rows in order.split(rows_at_once):
+                chunk, target = states[rows].to(dtype), labels[rows]
+                row = torch.arange(len(rows), device=rows.device)
+                # One tensor holds the logits, then their exponentials, the probabilities and the gradient.
                 logits = (chunk @ vocabulary.T).float()  # (rows, vocabulary)
-                total -= right_share * logits[number, right].sum() + other_share * logits.sum()
+                total -= label_share * logits[row, target].sum() + other_share * logits.sum()
                 largest = logits.amax(-1, keepdim=True)
                 logits.sub_(largest)
                 gap = logits[::2] - logits[1::2] if r_drop else None
@@ -136,7 +174,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient = probabilities.add_(pull, alpha=r_drop).sub_(other_share)
                 else:
                     gradient = probabilities.sub_(other_share)
-                gradient[number, right] -= right_share
+                gradient[row, target] -= label_share
                 gradient = gradient.to(dtype)
                 states_gradient[rows] = (gradient @ vocabulary).to(states.dtype)
                 weight_gradient += gradient.T @ chunk
@@ -150,19 +188,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _r_drop_gradient(probabilities: torch.Tensor, gap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """½ (KL(P1 ‖ P2) + KL(P2 ‖ P1)), summed over tokens, and its gradient by the logits of both.
+    """½ (KL(P1 ‖ P2) + KL(P2 ‖ P1)), summed over the tokens, and its gradient with respect to the logits.
 
     Args:
-        probabilities: `(2 · tokens, vocabulary)`, P1 and P2 of each token in turn.
+        probabilities: `(2 · tokens, vocabulary)`; rows alternate between P1 and P2.
         gap: log P1 - log P2, `(tokens, vocabulary)`.
     """
     gradient = torch.empty_like(probabilities)
     divergence = 0
-    for one, two, towards in ((0, 1, 1), (1, 0, -1)):
-        mine, other, part = probabilities[one::2], probabilities[two::2], gradient[one::2]
-        # By my logits, KL(mine ‖ other) has the gradient P (log P - log Q - KL), KL(other ‖ mine) P - Q.
-        torch.mul(mine, gap, out=part).mul_(towards)
+    for this, that, sign in ((0, 1, 1), (1, 0, -1)):
+        p, q, part = probabilities[this::2], probabilities[that::2], gradient[this::2]
+        # The gradients with respect to the logits of P: of KL(P ‖ Q), P (log P - log Q - KL); of
+        # KL(Q ‖ P), P - Q.
+        torch.mul(p, gap, out=part).mul_(sign)
         kl = part.sum(-1, keepdim=True)
-        part.addcmul_(mine, 1 - kl).sub_(other).div_(2)
+        part.addcmul_(p, 1 - kl).sub_(q).div_(2)
         divergence = divergence + kl.sum() / 2
     return divergence, gradient

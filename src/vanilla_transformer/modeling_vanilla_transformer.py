@@ -24,7 +24,7 @@ from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .embeddings import LearnedPositions, PairEmbedding, SinusoidalPositions, TokenEmbedding
 from .generation import PaperGenerationMixin
 from .layers import Packing
-from .losses import IGNORE_INDEX, label_smoothed_cross_entropy, linear_cross_entropy
+from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
 from .pipelines import CUSTOM_PIPELINES
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 
@@ -243,26 +243,31 @@ class LanguageModelHead:
         self,
         states: torch.Tensor,
         labels: torch.Tensor | None,
-        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        training_loss: TrainingLoss | None = None,
         packing: Packing | None = None,
-        r_drop: float = 0.0,
-        **of_the_loss,
+        logits_to_keep: int | torch.Tensor = 0,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         Args:
-            states: `(batch, length, width)`; with `packing`, packed, and then there are no logits.
-            labels: `(batch, length)`, -100 where there is none.
+            states: `(batch, length, width)`; with `packing`, `(1, tokens, width)`.
+            labels: `(batch, length)`; -100 is ignored.
+            training_loss: returns this loss, and None for the logits.
         """
-        if packing is not None:
-            labels = packing.pack(labels[..., None]).flatten()  # (tokens,)
+        if training_loss is not None:
+            labels = labels if packing is None else packing.pack(labels[..., None])
+            states, labels = states.flatten(0, 1), labels.flatten()  # (tokens, width), (tokens,)
             weight = self.lm_head.weight
-            return linear_cross_entropy(states[0], weight, labels, r_drop=r_drop, **of_the_loss), None
-        if r_drop:
-            raise ValueError(f"r_drop={r_drop} needs skip_logits=True")
+            return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch), None
         logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
         if labels is None:
             return None, logits
-        return label_smoothed_cross_entropy(logits, labels, **of_the_loss), logits
+        return label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch), logits
+
+
+def require_labels(labels: torch.Tensor | None):
+    if labels is None:
+        raise ValueError("training_loss=… returns the loss alone, which needs labels: give labels=…")
 
 
 def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
@@ -308,10 +313,8 @@ class VanillaTransformerForConditionalGeneration(
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        skip_logits: bool = False,
-        r_drop: float = 0.0,
+        training_loss: TrainingLoss | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """
@@ -319,22 +322,17 @@ class VanillaTransformerForConditionalGeneration(
             labels: `(batch, length)`, -100 where there is padding; shifted right they are the decoder's
                 input when none is given.
             logits_to_keep: how many of the last positions get logits; 0 for all.
-            smoothing: ε of the label-smoothed loss (section 5.4). (transformers' Trainer would take an
-                argument with "label" in its name for a column of labels.)
-            num_items_in_batch: the real target tokens that the summed loss is divided by, when an update is
-                made of several batches; those of `labels` by default.
-            skip_logits: returns the loss alone, and computes nothing for padding: the way to train. Needs
-                labels, padded on the right.
-            r_drop: with skip_logits, and a batch that holds every pair twice, its second half the first once
-                more: α of the divergence that R-Drop adds to the loss (`losses.r_drop_divergence`).
+            num_items_in_batch: the labelled tokens of the whole update, by which the summed loss is divided
+                when gradients are accumulated; None counts those of `labels`.
+            training_loss: returns this loss alone, and computes nothing for padding, which must be on the
+                right: the way to train. With R-Drop the batch must be `training_loss.doubled(batch)`.
         """
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = shift_right(labels, self.config)
-        if skip_logits:
-            if labels is None:
-                raise ValueError("skip_logits=True returns the loss alone, which needs labels")
+        if training_loss is not None:
+            require_labels(labels)
             if attention_mask is not None and encoder_outputs is None:
                 kwargs["packing"] = Packing(attention_mask)
             kwargs["decoder_packing"] = Packing(up_to_last_label(labels))
@@ -353,11 +351,10 @@ class VanillaTransformerForConditionalGeneration(
         loss, logits = self.loss_and_logits(
             outputs.last_hidden_state,
             labels,
-            logits_to_keep,
+            num_items_in_batch,
+            training_loss,
             packing=kwargs.get("decoder_packing"),
-            label_smoothing=smoothing,
-            num_items_in_batch=num_items_in_batch,
-            r_drop=r_drop,
+            logits_to_keep=logits_to_keep,
         )
         return Seq2SeqLMOutput(
             loss=loss,
@@ -405,26 +402,23 @@ class VanillaTransformerForCausalLM(
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        skip_logits: bool = False,
-        r_drop: float = 0.0,
+        training_loss: TrainingLoss | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """
         Args:
             labels: `(batch, length)`, the input itself with -100 where there is padding; each position
                 predicts the next.
-            smoothing, num_items_in_batch, skip_logits, r_drop: as in conditional generation.
+            num_items_in_batch, training_loss: as in conditional generation.
         """
         next_labels = kwargs.pop("shift_labels", None)  # sequence-parallel training shifts before it cuts
         if labels is not None and next_labels is None:
             next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if next_labels is not None:
             use_cache = False
-        if skip_logits:
-            if next_labels is None:
-                raise ValueError("skip_logits=True returns the loss alone, which needs labels")
+        if training_loss is not None:
+            require_labels(next_labels)
             kwargs["packing"] = Packing(up_to_last_label(next_labels))
         outputs = self.model(
             input_ids,
@@ -438,11 +432,10 @@ class VanillaTransformerForCausalLM(
         loss, logits = self.loss_and_logits(
             outputs.last_hidden_state,
             next_labels,
-            logits_to_keep,
+            num_items_in_batch,
+            training_loss,
             packing=kwargs.get("packing"),
-            label_smoothing=smoothing,
-            num_items_in_batch=num_items_in_batch,
-            r_drop=r_drop,
+            logits_to_keep=logits_to_keep,
         )
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
@@ -479,12 +472,26 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        training_loss: TrainingLoss | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Labels `(batch, length)` are the words at masked positions and -100 elsewhere."""
+        """
+        Args:
+            labels: `(batch, length)`, the words at masked positions and -100 elsewhere.
+            num_items_in_batch, training_loss: as in conditional generation; the loss alone needs logits of
+                the masked positions only.
+        """
+        if training_loss is not None:
+            require_labels(labels)
+            if attention_mask is not None:
+                kwargs["packing"] = Packing(attention_mask)
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         loss, logits = self.loss_and_logits(
-            outputs.last_hidden_state, labels, num_items_in_batch=num_items_in_batch
+            outputs.last_hidden_state,
+            labels,
+            num_items_in_batch,
+            training_loss,
+            packing=kwargs.get("packing"),
         )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

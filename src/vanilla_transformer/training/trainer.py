@@ -27,7 +27,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
-from ..losses import IGNORE_INDEX, label_smoothed_cross_entropy, r_drop_divergence
+from ..losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, r_drop_divergence
 from .arguments import VanillaTransformerTrainingArguments
 from .batching import TokenBudgetIterable, TokenBudgetSampler, padding_report, sequence_lengths
 from .callbacks import (
@@ -90,7 +90,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         self.label_smoother = None  # compute_loss smooths
         self.model_accepts_loss_kwargs = True  # so that the target tokens of an update are counted
         forward = inspect.signature(self.accelerator.unwrap_model(self.model).forward).parameters
-        self._model_smooths = "smoothing" in forward
+        self._takes_training_loss = "training_loss" in forward
         self._saving_aside = False
         self._pushed_folder = None
         self._lengths_of = self._lengths = self._examples_per_update = None
@@ -282,13 +282,9 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
         if twice:
             loss, outputs = self._r_drop_loss(model, inputs, num_items_in_batch)
-        elif self._model_smooths:
-            outputs = model(
-                **inputs,
-                smoothing=smoothing,
-                num_items_in_batch=num_items_in_batch,
-                skip_logits=not return_outputs,
-            )
+        elif self._takes_training_loss:
+            training_loss = None if return_outputs else TrainingLoss(smoothing)
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, training_loss=training_loss)
             loss = outputs["loss"]
         else:
             outputs = model(**self._without_labels(inputs))
@@ -304,16 +300,12 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if not is_class_ids(inputs.get("labels")):
             raise ValueError("r_drop needs labels that are ids of classes or tokens, not shares or boxes")
         alpha, smoothing = self.args.r_drop, self.args.label_smoothing_factor
-        inputs = {
-            name: torch.cat([values, values]) if torch.is_tensor(values) else values
-            for name, values in inputs.items()
-        }
-        both = 2 * num_items_in_batch if num_items_in_batch is not None else None
-        if self._model_smooths and self.compute_loss_func is None:
-            outputs = model(
-                **inputs, smoothing=smoothing, num_items_in_batch=both, skip_logits=True, r_drop=alpha
-            )
+        training_loss = TrainingLoss(smoothing, alpha)
+        inputs = training_loss.doubled(inputs)
+        if self._takes_training_loss and self.compute_loss_func is None:
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, training_loss=training_loss)
             return outputs["loss"], outputs
+        both = 2 * num_items_in_batch if num_items_in_batch is not None else None
         outputs = model(**self._without_labels(inputs))
         logits, labels = self._aligned(outputs["logits"], inputs["labels"])
         both = (labels != IGNORE_INDEX).sum().clamp(min=1) if both is None else both
@@ -321,7 +313,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
             loss = label_smoothed_cross_entropy(logits, labels, smoothing, both)
         else:
             loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=both)
-        return loss + alpha * r_drop_divergence(logits, labels, both), outputs
+        return loss + alpha * r_drop_divergence(logits, labels, num_items_in_batch), outputs
 
     def _without_labels(self, inputs):
         """The inputs from which a model computes logits, and no loss of its own."""

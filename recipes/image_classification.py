@@ -1,4 +1,4 @@
-"""Train the Transformer's encoder to classify images, score it, and leave a model that pipeline() reads.
+"""Train an image classifier from scratch, score it, and save a model for `pipeline("image-classification")`.
 
 python recipes/image_classification.py recipes/image_classification/quickstart.yaml --output_dir outputs/mine
 python recipes/image_classification.py --dataset folder_of_folders --validation_share 0.1 --model.preset small
@@ -21,6 +21,7 @@ from vanilla_transformer.tasks.image_classification import (
     LabelledImages,
     load_splits,
 )
+from vanilla_transformer.tasks.images import get_model
 from vanilla_transformer.tasks.labels import (
     class_report,
     class_weights,
@@ -46,40 +47,34 @@ def main():
         raise InputError("r_drop needs images of one class each: remove r_drop, or mixup and cutmix")
     checkpoint = prepare_output_dir(args)
 
+    # Data
     with args.main_process_first(desc="reading the data"):
-        splits = load_splits(data, seed=args.seed)
+        splits = load_splits(data, args.seed)
     names = splits["train"].features["label"].names
-    config = VanillaTransformerVisionConfig.from_preset(
-        model_settings.get("preset", "base"),
-        **{name: value for name, value in model_settings.items() if name != "preset"},
-        id2label=dict(enumerate(names)),
-        label2id={name: id for id, name in enumerate(names)},
-    )
-    size = {"height": config.image_size, "width": config.image_size}
-    image_processor = VanillaTransformerImageProcessor(size=size)
-
     change = Augmentation(augmentation, args.seed)
-    train = (
-        ImageStream(splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size), change)
-        if data.streaming
-        else LabelledImages(splits["train"], change, data.keep_decoded)
-    )
+    if data.streaming:
+        shuffled = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
+        train = ImageStream(shuffled, change)
+    else:
+        train = LabelledImages(splits["train"], change, data.keep_decoded)
     held_out = {name: LabelledImages(rows) for name, rows in splits.items() if name != "train"}
     mix = Mix(augmentation, args.seed, len(names)) if augmentation.mixup or augmentation.cutmix else None
+
+    # Model
+    model = get_model(AutoModelForImageClassification, VanillaTransformerVisionConfig, model_settings, names)
+    size = {"height": model.config.image_size, "width": model.config.image_size}
+    processor = VanillaTransformerImageProcessor(size=size)
+
+    # Train
     weights = class_weights(np.bincount(train.labels, minlength=len(names))) if data.balance_classes else None
-
-    model = AutoModelForImageClassification.from_config(config)
-    images = "a stream of" if data.streaming else f"{len(train):,}"
-    logger.info("%s parameters, %s images to train on", f"{model.num_parameters():,}", images)
-
     args.remove_unused_columns = False  # the collator needs the images, which the model never sees
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=held_out.get("validation"),
-        data_collator=ImageCollator(image_processor, mix),
-        processing_class=image_processor,
+        data_collator=ImageCollator(processor, mix),
+        processing_class=processor,
         compute_loss_func=classification_loss(weights, args.label_smoothing_factor)
         if mix or weights
         else None,
@@ -89,13 +84,17 @@ def main():
     trainer.save_model()
     trainer.save_state()
 
+    # Score
     scores = {}
     for name, dataset in held_out.items():
         scored = trainer.predict(dataset, metric_key_prefix=name)
         scores[name] = scored.metrics
-        if trainer.is_world_process_zero():  # what is left is of the last one
+        if trainer.is_world_process_zero():  # the files of the last split remain
             write_class_report(class_report(scored.predictions, scored.label_ids, names), args.output_dir)
             write_predictions(decided(scored.label_ids, scored.predictions, names), args.output_dir)
+
+    # Card
+    images = "a stream of" if data.streaming else f"{len(train):,}"
     publish(
         trainer,
         task="image-classification",

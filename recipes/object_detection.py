@@ -1,4 +1,4 @@
-"""Train the Transformer to find objects from scratch, score it, and leave a model that pipeline() reads.
+"""Train an object detector from scratch, score it, and save a model for `pipeline("object-detection")`.
 
 python recipes/object_detection.py recipes/object_detection/quickstart.yaml --output_dir outputs/mine --seed 7
 python recipes/object_detection.py --train_file boxes.json --train_images photos --output_dir outputs/mine
@@ -14,6 +14,7 @@ from transformers import AutoModelForObjectDetection, set_seed
 
 from vanilla_transformer import VanillaTransformerDetectionConfig
 from vanilla_transformer.tasks.augmentation import AugmentationArguments
+from vanilla_transformer.tasks.images import get_model
 from vanilla_transformer.tasks.object_detection import (
     DetectionArguments,
     DetectionCollator,
@@ -37,24 +38,18 @@ def main():
         raise InputError("r_drop does not apply to object detection: remove it")
     checkpoint = prepare_output_dir(args)
 
+    # Data
     with args.main_process_first(desc="reading the data"):
         splits, names = load_splits(data, augmentation, args.seed)
-    processor = get_image_processor(data)
-    sizes = {"preset": "base", **model_settings}
-    config = VanillaTransformerDetectionConfig.from_preset(
-        sizes.pop("preset"),
-        **sizes,
-        id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)},
-    )
-    model = AutoModelForObjectDetection.from_config(config)
-    logger.info("%s parameters, %d labels", f"{model.num_parameters():,}", len(names))
+    validation = splits.get("validation")
 
+    # Model
+    model = get_model(AutoModelForObjectDetection, VanillaTransformerDetectionConfig, model_settings, names)
+    processor = get_image_processor(data)
+
+    # Train
     args.batch_eval_metrics = True  # images are scored as they come, and not kept
     args.remove_unused_columns = False
-    validation, score = splits.get("validation"), None
-    if validation:
-        score = detection_metrics(processor, validation.annotations, names)
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
@@ -62,17 +57,20 @@ def main():
         eval_dataset=validation,
         data_collator=DetectionCollator(processor),
         processing_class=processor,
-        compute_metrics=score,
+        compute_metrics=detection_metrics(processor, validation.annotations, names) if validation else None,
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
 
+    # Score
     scores = {}
     for name in [name for name in ("validation", "test") if name in splits]:
         path = Path(args.output_dir, f"detections_{name}.jsonl") if trainer.is_world_process_zero() else None
         trainer.compute_metrics = detection_metrics(processor, splits[name].annotations, names, path)
         scores[name] = trainer.evaluate(splits[name], metric_key_prefix=name)
+
+    # Card
     publish(
         trainer,
         task="object-detection",

@@ -1,11 +1,17 @@
-"""What image classification and object detection share: the one function that opens a stored image."""
+"""What image classification and object detection share: opening stored images, and building the model."""
 
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from transformers import PreTrainedModel
+
+from ..configuration_vanilla_transformer import LayersConfig
+
+logger = logging.getLogger(__name__)
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
@@ -26,3 +32,25 @@ def open_image(stored: StoredImage) -> Image.Image:
     if stored is None:
         raise OSError("there is no image")
     return Image.open(stored)
+
+
+def get_model(
+    auto_class: Any, config_class: type[LayersConfig], settings: Mapping[str, Any], names: Sequence[str]
+) -> PreTrainedModel:
+    """Builds a model with random weights.
+
+    Args:
+        auto_class: the Auto class of the model's head.
+        settings: the `model:` block of a recipe. Its `preset` is `base` by default.
+        names: the names of the labels.
+    """
+    sizes = {"preset": "base", **settings}
+    config = config_class.from_preset(
+        sizes.pop("preset"),
+        **sizes,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    model = auto_class.from_config(config)
+    logger.info("%s parameters, %d labels", f"{model.num_parameters():,}", len(names))
+    return model

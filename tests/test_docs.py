@@ -1,0 +1,37 @@
+"""The documentation: its Python runs, its links lead somewhere, and its commands name files that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    path
+    for path in sorted(ROOT.rglob("*.md"))
+    if not {".venv", ".cache", "outputs", ".git"} & set(path.relative_to(ROOT).parts)
+]
+
+
+def test_the_code_of_the_usage_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "usage.md").read_text(), re.M | re.S)
+    names: dict[str, object] = {}
+    for block in blocks:  # each continues the one before
+        exec(compile(block, "docs/usage.md", "exec"), names)
+    assert names["loss"].isfinite() and names["trainer"].state.global_step == 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_name_files_of_the_repository(page):
+    named = re.findall(
+        r"\b(?:recipes|benchmarks|tools|examples|tests)/[\w/]+\.(?:py|yaml)\b", page.read_text()
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]

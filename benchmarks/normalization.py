@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.losses import TrainingLoss
-from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments, encode_splits, load_splits
 from vanilla_transformer.tasks.text import get_tokenizer
 from vanilla_transformer.training import (
     Seq2SeqCollator,
@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--norm_position", choices=["post", "pre"], default="pre")
     options = parser.parse_args()
 
-    data = DataArguments(
+    data = Seq2SeqArguments(
         dataset="bible_en_es",
         source_lang="en",
         target_lang="es",

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from vanilla_transformer.corpora import SHIPPED, corpus_files, load_corpus
-from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments, encode_splits, load_splits
 from vanilla_transformer.tasks.settings import InputError
 from vanilla_transformer.tasks.text import text_columns
 from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
@@ -60,7 +60,7 @@ def table_file(folder, kind, pairs):
 
 
 def given(files, **more):
-    return DataArguments(train_file=files, source_lang="en", target_lang="de", **more)
+    return Seq2SeqArguments(train_file=files, source_lang="en", target_lang="de", **more)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
@@ -77,7 +77,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind, streaming):
 
 def test_columns_by_key_and_first_rows(tmp_path):
     files = table_file(tmp_path, "jsonl", PAIRS)
-    data = DataArguments(
+    data = Seq2SeqArguments(
         train_file=files, source_column="translation.de", target_column="en", max_train_samples=2
     )
     assert rows(load_splits(data)["train"]) == [(german, english) for english, german in PAIRS[:2]]
@@ -92,7 +92,7 @@ def test_wildcards_read_all_shards(tmp_path):
 
 def test_a_folder_as_a_dataset(tmp_path):
     table_file(tmp_path, "parquet", PAIRS)
-    data = DataArguments(dataset=str(tmp_path), source_lang="en", target_lang="de")
+    data = Seq2SeqArguments(dataset=str(tmp_path), source_lang="en", target_lang="de")
     assert rows(load_splits(data)["train"]) == PAIRS
 
 
@@ -130,7 +130,7 @@ def test_a_csv_whose_first_row_is_too_wide_keeps_its_columns(tmp_path):
     assert rows(load_splits(given([str(path)]))["train"]) == [("a", "b"), ("x", "y")]
 
 
-# Each case: a function that writes files and gives DataArguments, and what the message must name.
+# Each case: a function that writes files and gives Seq2SeqArguments, and what the message must name.
 
 
 def unpaired(folder):
@@ -146,13 +146,13 @@ def one_text_file(folder):
 
 def missing_column(folder):
     files = table_file(folder, "parquet", PAIRS)
-    data = DataArguments(train_file=files, source_lang="en", target_column="dee")
+    data = Seq2SeqArguments(train_file=files, source_lang="en", target_column="dee")
     return data, ["target_column", files[0], "'dee'", "did you mean 'de'", "de, en, n"]
 
 
 def numbers_for_text(folder):
     files = table_file(folder, "parquet", PAIRS)
-    return DataArguments(train_file=files, source_lang="en", target_column="n"), [
+    return Seq2SeqArguments(train_file=files, source_lang="en", target_column="n"), [
         files[0],
         "'n'",
         "int",
@@ -162,7 +162,7 @@ def numbers_for_text(folder):
 
 def one_column_for_both(folder):
     files = table_file(folder, "csv", PAIRS)
-    return DataArguments(train_file=files, source_lang="en", target_lang="en"), [files[0], "same column"]
+    return Seq2SeqArguments(train_file=files, source_lang="en", target_lang="en"), [files[0], "same column"]
 
 
 def mixed_types(folder):
@@ -220,12 +220,12 @@ def mixed_kinds(folder):
 
 
 def unknown_split(folder):
-    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", test_split="tset")
+    data = Seq2SeqArguments(dataset="bible_en_es", source_lang="en", target_lang="es", test_split="tset")
     return data, ["test_split", "'tset'", "did you mean 'test'", "train, validation, test"]
 
 
 def unknown_dataset(folder):
-    data = DataArguments(dataset=f"{folder}/nowhere", source_lang="en", target_lang="es")
+    data = Seq2SeqArguments(dataset=f"{folder}/nowhere", source_lang="en", target_lang="es")
     return data, ["nowhere", "cannot be loaded", "bible_en_es"]
 
 
@@ -297,7 +297,7 @@ def test_a_stream_names_it_too(tmp_path, case):
 )
 def test_keys_that_contradict_each_other(settings, named):
     with pytest.raises(InputError, match=named):
-        DataArguments(**settings)
+        Seq2SeqArguments(**settings)
 
 
 # Encoding
@@ -312,7 +312,7 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
     long = "a b c d e f g h " * 3
     pairs = {"source": ["a b", long, "a b c", "h"], "target": ["a", "b", long, "c"]}
     splits = {"train": Dataset.from_dict(pairs), "validation": Dataset.from_dict(pairs)}
-    data = DataArguments(
+    data = Seq2SeqArguments(
         dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=6, max_target_length=8
     )
     encoded = encode_splits(splits, tokenizer, data, longest=20)
@@ -337,7 +337,7 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
 
 
 def test_empty_text_files_are_told(tmp_path):
-    data = DataArguments(train_file=text_files(tmp_path, [("", "")]), source_lang="en", target_lang="de")
+    data = Seq2SeqArguments(train_file=text_files(tmp_path, [("", "")]), source_lang="en", target_lang="de")
     for path in data.train_file:
         open(path, "w").close()
     with pytest.raises(InputError, match="train.en and .*train.de are empty"):
@@ -347,7 +347,7 @@ def test_empty_text_files_are_told(tmp_path):
 def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
     pairs = {"source": ["a b", "a b c d e f g h", "a"], "target": ["a", "b", "a b c d e f g h"]}
     splits = {"train": Dataset.from_dict(pairs)}
-    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_target_length=6)
+    data = Seq2SeqArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_target_length=6)
     encoded = encode_splits(splits, tokenizer, data, longest=7)["train"]
     assert max(map(len, encoded["input_ids"])) <= 7 and max(map(len, encoded["labels"])) <= 6
     assert len(encoded) == 1
@@ -355,7 +355,7 @@ def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
 
 
 def test_streamed_encoding_equals_whole(tokenizer, caplog):
-    data = DataArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=130)
+    data = Seq2SeqArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=130)
     whole = load_splits(data)["train"].take(50)
     streamed = encode_splits({"train": whole.to_iterable_dataset()}, tokenizer, data, 1024)["train"]
     assert list(streamed) == list(encode_splits({"train": whole}, tokenizer, data, 1024)["train"])

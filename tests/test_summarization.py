@@ -15,8 +15,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerTokenizer
 from vanilla_transformer.metrics import load_metric
-from vanilla_transformer.tasks.seq2seq import DataArguments, encode_splits
-from vanilla_transformer.training import summarization_metrics
+from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments, encode_splits
+from vanilla_transformer.tasks.text_scores import summarization_metrics
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "summarization").glob("*.yaml"))
@@ -58,11 +58,13 @@ def test_long_sources_are_cut_or_left_out(streaming, caplog):
     whole = tokenizer([one for one, _ in PAIRS])["input_ids"]
     limit = sorted(map(len, whole))[len(whole) // 2]
 
-    left_out = encode_splits(splits, tokenizer, DataArguments(**files, max_source_length=limit), longest=1000)
+    left_out = encode_splits(
+        splits, tokenizer, Seq2SeqArguments(**files, max_source_length=limit), longest=1000
+    )
     assert [row["input_ids"] for row in left_out["train"]] == [ids for ids in whole if len(ids) <= limit]
     assert sorted(left_out["validation"]["input_ids"]) == sorted(whole)
 
-    data = DataArguments(**files, max_source_length=limit, truncate_source=True)
+    data = Seq2SeqArguments(**files, max_source_length=limit, truncate_source=True)
     with caplog.at_level(logging.INFO):
         cut = encode_splits(splits, tokenizer, data, longest=1000)
     expected = tokenizer([one for one, _ in PAIRS], truncation=True, max_length=limit)["input_ids"]

@@ -26,13 +26,13 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
+from vanilla_transformer.tasks.text_scores import translation_metrics
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     TrainingInterrupted,
     VanillaTransformerTrainer,
     VanillaTransformerTrainingArguments,
     noam_rate,
-    translation_metrics,
 )
 
 SIZES = {"vocab_size": 30, "encoder_layers": 1, "decoder_layers": 1}

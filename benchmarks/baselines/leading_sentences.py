@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.metrics import load_metric
-from vanilla_transformer.tasks.seq2seq import DataArguments, DecodingArguments, load_splits
+from vanilla_transformer.tasks.seq2seq import DecodingArguments, Seq2SeqArguments, load_splits
 from vanilla_transformer.tasks.settings import parse
 from vanilla_transformer.tasks.text import StartArguments
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
@@ -43,7 +43,7 @@ def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     _, data, _, baseline, _, _ = parse(
         VanillaTransformerConfig,
-        DataArguments,
+        Seq2SeqArguments,
         StartArguments,
         BaselineArguments,
         DecodingArguments,

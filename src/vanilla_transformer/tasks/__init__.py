@@ -1,1 +1,18 @@
-"""The recipes' library: settings, data, and one module for each recipe. It may change in any release."""
+"""The recipes' library: settings, data, results, one module per recipe. It may change in any release."""
+
+from .results import finish, predict
+from .running import run
+from .settings import InputError, parse, prepare_output_dir
+from .text import StartArguments, get_model, get_tokenizer
+
+__all__ = [
+    "InputError",
+    "StartArguments",
+    "finish",
+    "get_model",
+    "get_tokenizer",
+    "parse",
+    "predict",
+    "prepare_output_dir",
+    "run",
+]

@@ -1,47 +1,58 @@
-"""What a recipe leaves and prints when it is done."""
+"""The end of a recipe: results.json, the model card, the upload."""
 
 import json
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
-from datasets import Dataset
 from huggingface_hub import upload_folder
-from transformers import PreTrainedTokenizerBase
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import PredictionOutput
 
 from ..model_card import USE, write_model_card
 from ..training.trainer import VanillaTransformerTrainer
 
-SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
+# Training arguments that the card shows: the first ones always, the others if they differ from their default.
+ALWAYS_SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
+SHOWN_IF_SET = (
+    "noam_factor",
+    "learning_rate",
+    "max_source_tokens",
+    "max_target_tokens",
+    "tokens_per_update",
+    "per_device_train_batch_size",
+    "label_smoothing_factor",
+    "weight_decay",
+    "r_drop",
+)
 
 
-def publish(
+def finish(
     trainer: VanillaTransformerTrainer,
     *,
     task: str,
     data: str,
     scores: Mapping[str, Mapping[str, float | str]],
     model_settings: Mapping[str, object],
-    began: float,
     facts: Mapping[str, object] | None = None,
-    shown: Iterable[str] = (),
     languages: Iterable[str] = (),
-):
-    """results.json, the same as a table on the screen, how to use the model, its card, its copy on the Hub.
+) -> None:
+    """Write results.json and the model card, print the results, and upload the model if asked to.
 
     Args:
         task: the name of the pipeline that uses the model.
-        data: what the model was trained on, in words.
-        scores: of each split, such as `{"test": {"test_bleu": 30.1}}`.
+        data: a description of the training data.
+        scores: the metrics of each split, such as `{"test": {"test_bleu": 30.1}}`.
         model_settings: the `model:` block of the recipe.
-        began: `time.perf_counter()` at the start.
-        facts: more for results.json, such as the size of the vocabulary.
-        shown: training arguments for the card's table of settings, besides the usual ones.
+        facts: more entries of results.json, such as the size of the vocabulary.
         languages: codes such as "en", the source's first.
     """
     if not trainer.is_world_process_zero():
@@ -51,7 +62,7 @@ def publish(
     results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
     for metrics in scores.values():
         results |= metrics
-    results |= {"minutes": (time.perf_counter() - began) / 60, "hardware": hardware(args.world_size)}
+    results |= {"minutes": minutes_since_start(), "hardware": hardware(args.world_size)}
     Path(folder, "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     print()
@@ -62,11 +73,8 @@ def publish(
         "    import vanilla_transformer\n"
         "    from transformers import pipeline\n\n"
         f'    pipe = pipeline("{task}", model="{folder}")\n'
-        f"    print(pipe({json.dumps(USE[task].example)}))  # its {USE[task].key} is the answer\n"
+        f"    print(pipe({json.dumps(USE[task].example)}))  # the answer is its {USE[task].key}\n"
     )
-    given = {name: value for name, value in model_settings.items() if value is not None}
-    regularised = {"r_drop": args.r_drop} if args.r_drop else {}
-    rate = "noam_factor" if args.lr_scheduler_type == "noam" else "learning_rate"
     write_model_card(
         folder,
         task=task,
@@ -76,7 +84,7 @@ def publish(
             for split, metrics in scores.items()
         },
         model=args.hub_model_id if args.push_to_hub else None,
-        settings={**given, **{name: getattr(args, name) for name in (rate, *shown, *SHOWN)}, **regularised},
+        settings={name: value for name, value in model_settings.items() if value is not None} | _shown(args),
         languages=languages,
         command=shlex.join(["python", *sys.argv]),
     )
@@ -87,6 +95,40 @@ def publish(
             ignore_patterns=["checkpoint-*", "unfinished/*"],
             token=args.hub_token,
         )
+
+
+def predict(
+    trainer: VanillaTransformerTrainer,
+    split: Dataset,
+    name: str,
+    compute_metrics: Callable | None = None,
+    **generation: object,
+) -> PredictionOutput:
+    """Predict a held-out split, and score it by its own `compute_metrics` where the trainer has another.
+
+    Args:
+        name: of the split; the metrics are called `<name>_loss` and so on.
+        generation: arguments of `generate`, for models that write texts.
+    """
+    during_training = trainer.compute_metrics
+    trainer.compute_metrics = compute_metrics or during_training
+    try:
+        return trainer.predict(split, metric_key_prefix=name, **generation)
+    finally:
+        trainer.compute_metrics = during_training
+
+
+def _shown(args: TrainingArguments) -> dict[str, object]:
+    defaults = {field.name: field.default for field in fields(args)}
+    names = [name for name in SHOWN_IF_SET if getattr(args, name) not in (defaults[name], None)]
+    if args.lr_scheduler_type == "noam":
+        names = [name for name in names if name != "learning_rate"]
+    return {name: getattr(args, name) for name in (*names, *ALWAYS_SHOWN)}
+
+
+def minutes_since_start() -> float:
+    """Return the minutes since this program started."""
+    return (time.time() - psutil.Process().create_time()) / 60
 
 
 def hardware(processes: int) -> str:
@@ -107,32 +149,3 @@ def _speeds(log_history: list[dict]) -> dict[str, float]:
     logs = [entry for entry in log_history if "loss" in entry]
     names = dict.fromkeys(name for entry in logs for name in entry if name.endswith("_per_second"))
     return {name: float(np.mean([entry.get(name, 0) for entry in logs])) for name in names}
-
-
-# The file with a task's outputs, and what one of them is called.
-OUTPUTS = {
-    "translation": ("translations.jsonl", "translation"),
-    "summarization": ("summaries.jsonl", "summary"),
-}
-
-
-def write_outputs(
-    split: Dataset, predictions: np.ndarray, tokenizer: PreTrainedTokenizerBase, output_dir: str, task: str
-):
-    """The texts that the model wrote, in the order of the data, and five, evenly spread, on the screen.
-
-    Args:
-        split: what `encode_splits` gave for the held-out data.
-        predictions: token ids (rows of split, length), padded with the pad token or -100.
-        task: a key of OUTPUTS.
-    """
-    file_name, output = OUTPUTS[task]
-    ids = np.where(predictions < 0, tokenizer.pad_token_id, predictions)
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    rows = sorted(zip(split["row"], split["source"], split["target"], texts))
-    with open(Path(output_dir, file_name), "w", encoding="utf-8") as file:
-        for _, source, reference, text in rows:
-            line = {"source": source, "reference": reference, output: text}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    for _, source, reference, text in rows[:: max(1, len(rows) // 5)][:5]:
-        print(f"\n  {'source':12} {source}\n  {'reference':12} {reference}\n  {output:12} {text}")

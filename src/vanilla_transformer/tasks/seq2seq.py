@@ -15,17 +15,21 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetGenerationError
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..generation import paper_generation_config
 from ..training.batching import sequence_lengths
-from .settings import InputError, nearest
+from .settings import InputError
 from .sources import (
     READERS,
     SPLITS,
+    Rows,
+    SkipFrom,
     Skips,
     decoded,
     load_rows,
     reader_of,
+    require_column,
     text_lines,
 )
 from .text import TextArguments
@@ -34,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DataArguments(TextArguments):
+class Seq2SeqArguments(TextArguments):
     """Where the pairs of texts come from, and how they become tokens."""
 
     train_file: list[str] | None = field(
@@ -115,7 +119,7 @@ class DecodingArguments:
             raise InputError(f"max_extra_tokens={self.max_extra_tokens} must not be negative")
 
 
-def load_splits(data: DataArguments) -> dict[str, Dataset | IterableDataset]:
+def load_splits(data: Seq2SeqArguments) -> dict[str, Rows]:
     """The splits that `data` names, those of train, validation and test that exist.
 
     Each has the text columns `source` and `target` and no pair with an empty side. Only the training split
@@ -135,11 +139,11 @@ def load_splits(data: DataArguments) -> dict[str, Dataset | IterableDataset]:
 
 
 def encode_splits(
-    splits: dict[str, Dataset | IterableDataset],
+    splits: dict[str, Rows],
     tokenizer: PreTrainedTokenizerBase,
-    data: DataArguments,
+    data: Seq2SeqArguments,
     longest: int,
-) -> dict[str, Dataset | IterableDataset]:
+) -> dict[str, Rows]:
     """Token ids of both sides as `input_ids` and `labels`, each with </s> at its end.
 
     Training pairs beyond `max_source_length` or `max_target_length` tokens are left out. The other splits
@@ -162,7 +166,7 @@ def encode_splits(
     }
 
 
-def _encode_training(dataset, tokenizer, data: DataArguments):
+def _encode_training(dataset, tokenizer, data: Seq2SeqArguments):
     limits = f"max_target_length={data.max_target_length}"
     if not data.truncate_source:
         limits = f"max_source_length={data.max_source_length} or {limits}"
@@ -229,7 +233,7 @@ def _ids(rows: dict, tokenizer) -> tuple[list[list[int]], list[list[int]]]:
     return sources, tokenizer(text_target=rows["target"], verbose=False)["input_ids"]
 
 
-def _read_parallel(name: str, paths: list[str], streaming: bool) -> Dataset | IterableDataset:
+def _read_parallel(name: str, paths: list[str], streaming: bool) -> Rows:
     if len(paths) != 2:
         raise InputError(
             f"{name}_file: {', '.join(paths)}: text comes as two files, the source and the target, such as "
@@ -267,9 +271,7 @@ def _pairs(source_path: str, target_path: str, changed: tuple[int, int]) -> Iter
 # What the rows must be.
 
 
-def _two_columns(
-    dataset: Dataset | IterableDataset, where: str, data: DataArguments
-) -> Dataset | IterableDataset:
+def _two_columns(dataset: Rows, where: str, data: Seq2SeqArguments) -> Rows:
     """Only `source` and `target`, checked to be text."""
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if isinstance(dataset, IterableDataset):
@@ -298,17 +300,15 @@ def _two_columns(
     return dataset.rename_columns({path: side for side, path in paths.items() if path != side})
 
 
-def _column(side: str, columns: Iterable[str], where: str, data: DataArguments) -> str:
+def _column(side: str, columns: Iterable[str], where: str, data: Seq2SeqArguments) -> str:
     if {"source", "target"} == set(columns) and not (data.source_column or data.target_column):
         return side  # parallel text, or rows that are called as we call them
     name = getattr(data, f"{side}_column") or getattr(data, f"{side}_lang")
-    for candidate in (name, f"translation.{name}"):
-        if candidate in columns:
-            return candidate
+    if f"translation.{name}" in columns and name not in columns:
+        return f"translation.{name}"
     key = f"{side}_column" if getattr(data, f"{side}_column") else f"{side}_lang"
-    raise InputError(
-        f"{key}: {where} has no column {name!r}{nearest(name, columns)} (it has {', '.join(sorted(columns))})"
-    )
+    require_column(columns, name, key, where)
+    return name
 
 
 def _pick(row: dict, paths: dict[str, str], where: str) -> dict[str, str]:
@@ -325,9 +325,10 @@ def _pick(row: dict, paths: dict[str, str], where: str) -> dict[str, str]:
     return picked
 
 
-def _without_empty(dataset: Dataset | IterableDataset, where: str) -> Dataset | IterableDataset:
+def _without_empty(dataset: Rows, where: str) -> Rows:
     if isinstance(dataset, IterableDataset):
-        return dataset.filter(_StreamFilter(where))
+        message = f"{where}: skipped %d pairs with an empty side so far"
+        return dataset.filter(SkipFrom(_has_empty_side, message))
     empty = None
     table = dataset.with_format("arrow")[:]
     for side in ("source", "target"):
@@ -344,13 +345,24 @@ def _without_empty(dataset: Dataset | IterableDataset, where: str) -> Dataset | 
     return dataset.select(pc.indices_nonzero(pc.invert(empty)).to_pylist())
 
 
-class _StreamFilter:
-    """Leaves out pairs with an empty side."""
+def _has_empty_side(row: dict[str, str]) -> bool:
+    return not (row["source"].strip() and row["target"].strip())
 
-    def __init__(self, where: str):
-        self.skips = Skips(f"{where}: skipped %d pairs with an empty side so far")
 
-    def __call__(self, row: dict[str, str]) -> bool:
-        empty = not (row["source"].strip() and row["target"].strip())
-        self.skips.add(empty)
-        return not empty
+# Decoding
+
+
+def generation_config(
+    config: PreTrainedConfig, data: Seq2SeqArguments, decoding: DecodingArguments
+) -> GenerationConfig:
+    """Return the paper's decoding settings for a model, with the caller's; a summary has a fixed limit."""
+    settings = paper_generation_config(config)
+    settings.update(
+        num_beams=decoding.num_beams,
+        length_penalty=decoding.alpha,
+        max_extra_tokens=decoding.max_extra_tokens,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+    )
+    if data.task == "summarization":
+        settings.update(max_extra_tokens=None, max_length=data.max_target_length + 1)
+    return settings

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -27,7 +28,12 @@ class InputError(ValueError):
     """The caller's settings or data are wrong; the message says what, where, and what would be right."""
 
 
-def parse(config_class: type[LayersConfig], *argument_classes: type, argv: list[str] | None = None) -> tuple:
+def parse(
+    config_class: type[LayersConfig],
+    *argument_classes: type,
+    argv: list[str] | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> tuple:
     """Reads `[recipe.yaml] [--key value ...] [--model.key value ...]`; later flags win.
 
     Args:
@@ -35,6 +41,7 @@ def parse(config_class: type[LayersConfig], *argument_classes: type, argv: list[
             `preset`. Vocabulary size and special ids come from the data.
         argument_classes: dataclasses whose fields are the other keys.
         argv: the words after the program's name; those of this process if None.
+        defaults: key -> the task's default, in place of the argument class's own.
 
     Returns:
         The `model:` block as a dict of typed values, then one instance of each dataclass.
@@ -45,6 +52,7 @@ def parse(config_class: type[LayersConfig], *argument_classes: type, argv: list[
     words = list(sys.argv[1:] if argv is None else argv)
     path = Path(words.pop(0)) if words and not words[0].startswith("-") else None
     parser = _Parser(config_class, argument_classes)
+    parser.set_defaults(**(defaults or {}))
     entries = _read_yaml(path) if path else []
 
     for name, _, line in entries:

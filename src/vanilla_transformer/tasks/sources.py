@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset, load_dataset
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
-Rows = Dataset | IterableDataset
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 @dataclass
@@ -275,16 +276,43 @@ def _explain_json(paths: list[str]):
                     )
 
 
+def require_column(columns: Iterable[str], column: str, key: str, where: str) -> None:
+    """Raise an InputError that names the key and the nearest column if `column` is not among `columns`."""
+    if column not in columns:
+        held = ", ".join(sorted(columns))
+        raise InputError(f"{key}: {where} has no column {column!r}{nearest(column, columns)} (it has {held})")
+
+
 class Skips:
-    """Counts what is left out of a stream, and says so at the first and at each tenfold: it has no end."""
+    """Count the skipped rows of a stream, and log the count at the 1st, 10th, 100th and so on.
+
+    A stream has no end at which to log a total.
+    """
 
     def __init__(self, message: str):
         self.message = message
         self.count = 0
-        self.told = 0
+        self.logged = 0
 
-    def add(self, number: int):
+    def add(self, number: int) -> None:
         self.count += number
-        if number and self.count >= 10 * self.told:
-            self.told = self.count
+        if number and self.count >= 10 * self.logged:
+            self.logged = self.count
             logger.warning(self.message, self.count)
+
+
+class SkipFrom:
+    """A filter for a stream that skips the rows that are `unusable`, and counts them.
+
+    Args:
+        message: the log line, with %d for the number of skipped rows.
+    """
+
+    def __init__(self, unusable: Callable[[dict], bool], message: str):
+        self.unusable = unusable
+        self.skips = Skips(message)
+
+    def __call__(self, row: dict) -> bool:
+        skipped = self.unusable(row)
+        self.skips.add(skipped)
+        return not skipped

@@ -11,13 +11,15 @@ from .batching import (
 from .callbacks import TrainingInterrupted
 from .checkpoints import average_checkpoints, best_checkpoints, last_checkpoints
 from .schedule import get_noam_schedule, noam_lambda, noam_rate
-from .trainer import VanillaTransformerTrainer, summarization_metrics, translation_metrics
+from .seq2seq_trainer import VanillaTransformerSeq2SeqTrainer
+from .trainer import VanillaTransformerTrainer
 
 __all__ = [
     "Seq2SeqCollator",
     "TokenBudgetIterable",
     "TokenBudgetSampler",
     "TrainingInterrupted",
+    "VanillaTransformerSeq2SeqTrainer",
     "VanillaTransformerTrainer",
     "VanillaTransformerTrainingArguments",
     "average_checkpoints",
@@ -28,6 +30,4 @@ __all__ = [
     "noam_rate",
     "padding_report",
     "sequence_lengths",
-    "summarization_metrics",
-    "translation_metrics",
 ]

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Seq2SeqTrainer
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import (
@@ -55,7 +56,7 @@ NEEDS_GENERATION = " (BLEU, chrF and ROUGE need predict_with_generate)"
 UNFINISHED = "unfinished"  # where in output_dir a checkpoint is written until it is whole
 
 
-class VanillaTransformerTrainer(Seq2SeqTrainer):
+class VanillaTransformerTrainer(Trainer):
     """Trains any model of transformers as the paper does: on pairs of texts, on text, on images.
 
     Used as `Seq2SeqTrainer`, with `VanillaTransformerTrainingArguments`. Different from it:
@@ -173,7 +174,7 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
         if args.optim == "adam":
             moments = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
             return torch.optim.Adam, {"lr": args.learning_rate, "fused": True, **moments}
-        optimizer, kwargs = Seq2SeqTrainer.get_optimizer_cls_and_kwargs(args, model)
+        optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if args.optim == "sgd":
             kwargs.setdefault("momentum", args.momentum)
         return optimizer, kwargs
@@ -368,23 +369,16 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
                 output.metrics.setdefault(f"{metric_key_prefix}_accuracy", right / count)
         return output
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        step = super(Seq2SeqTrainer, self).prediction_step  # Seq2SeqTrainer's keeps no logits if it generates
-        if not is_class_ids(inputs.get("labels")) and not self.args.predict_with_generate:
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        step = partial(Trainer.prediction_step, self)  # not the next in line: Seq2SeqTrainer's would generate
+        if not is_class_ids(inputs.get("labels")):
             loss, outputs, labels = step(model, inputs, prediction_loss_only, ignore_keys)
             if isinstance(labels, list):  # objects, of which no two images have as many: gathered by name
                 labels = torch.cat([label["image_id"] for label in labels])
             return loss, outputs, labels
-        loss = outputs = labels = None
-        if inputs.get("labels") is not None:
-            loss, outputs, labels = step(model, inputs, False, ignore_keys)
-            self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
-        if prediction_loss_only:
-            return loss, None, None
-        if self.args.predict_with_generate:
-            inputs = {name: value for name, value in inputs.items() if name != "labels"}
-            _, outputs, _ = super().prediction_step(model, inputs, False, ignore_keys, **gen_kwargs)
-        return loss, outputs, labels
+        loss, outputs, labels = step(model, inputs, False, ignore_keys)
+        self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, outputs, labels)
 
     def _score(self, logits, labels):
         """Add a batch of all processes to the totals."""
@@ -551,59 +545,6 @@ class VanillaTransformerTrainer(Seq2SeqTrainer):
     def _tell(self, message):
         if self.is_world_process_zero():
             print(message, file=sys.stderr, flush=True)
-
-
-def translation_metrics(tokenizer, references=None, metrics=("sacrebleu", "chrf"), lowercase=False):
-    """A `compute_metrics` that scores generated token ids as text.
-
-    Args:
-        references: the target texts in the order of the evaluation set. Without them the labels are decoded,
-            which is only the same where the tokenizer gives texts back exactly and none was cut.
-        metrics: sacrebleu, chrf or both.
-        lowercase: compare without regard to case, and say so in the signature.
-
-    Each metric comes with its signature as `<name>_signature`.
-    """
-    from ..metrics import load_metric
-
-    loaded = {name.removeprefix("sacre"): load_metric(name, lowercase=lowercase) for name in metrics}
-
-    def score(texts):
-        results = {name: metric.compute(**texts) for name, metric in loaded.items()}
-        scores = {name: result["score"] for name, result in results.items()}
-        return scores | {f"{name}_signature": result["signature"] for name, result in results.items()}
-
-    return _scorer_of_texts(score, tokenizer, references)
-
-
-def summarization_metrics(tokenizer, references=None):
-    """As `translation_metrics`, by ROUGE-1, -2, -L and -Lsum between 0 and 100, of stemmed words."""
-    from ..metrics import load_metric
-
-    rouge = load_metric("rouge")
-
-    def score(texts):
-        scores = rouge.compute(**texts)
-        return {"rouge_signature": scores.pop("signature")} | {
-            name: 100 * value for name, value in scores.items()
-        }
-
-    return _scorer_of_texts(score, tokenizer, references)
-
-
-def _scorer_of_texts(score, tokenizer, references):
-    def decode(ids):
-        ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    def compute(prediction):
-        guesses = decode(prediction.predictions)
-        targets = decode(prediction.label_ids) if references is None else list(references)
-        if len(guesses) != len(targets):
-            raise ValueError(f"{len(guesses)} outputs but {len(targets)} references")
-        return score({"predictions": guesses, "references": targets})
-
-    return compute
 
 
 def is_class_ids(labels) -> bool:

@@ -1,0 +1,111 @@
+"""Generated texts: their scores, and the file that holds them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from ..losses import IGNORE_INDEX
+from ..metrics import load_metric
+from .seq2seq import Seq2SeqArguments
+
+# Task -> the file with the model's outputs, and the key of one output in it.
+OUTPUTS = {
+    "translation": ("translations.jsonl", "translation"),
+    "summarization": ("summaries.jsonl", "summary"),
+}
+
+
+ComputeMetrics: TypeAlias = Callable[[EvalPrediction], dict[str, float | str]]
+
+
+def text_metrics(
+    data: Seq2SeqArguments, tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
+) -> ComputeMetrics:
+    """Return `translation_metrics` or `summarization_metrics`, as the task asks."""
+    if data.task == "summarization":
+        return summarization_metrics(tokenizer, references)
+    return translation_metrics(tokenizer, references, data.lowercase)
+
+
+def translation_metrics(
+    tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None, lowercase: bool = False
+) -> ComputeMetrics:
+    """Return a `compute_metrics` that scores generated token ids by BLEU and chrF, each with its signature.
+
+    Args:
+        references: the target texts in the order of the evaluation set. Without them the labels are decoded,
+            which gives the same texts only if the tokenizer is lossless and no target was cut.
+        lowercase: ignore case, and say so in the signature.
+    """
+    loaded = {
+        "bleu": load_metric("sacrebleu", lowercase=lowercase),
+        "chrf": load_metric("chrf", lowercase=lowercase),
+    }
+
+    def score(texts: dict[str, list[str]]) -> dict[str, float | str]:
+        results = {name: metric.compute(**texts) for name, metric in loaded.items()}
+        scores = {name: result["score"] for name, result in results.items()}
+        return scores | {f"{name}_signature": result["signature"] for name, result in results.items()}
+
+    return _decoded_then(score, tokenizer, references)
+
+
+def summarization_metrics(
+    tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
+) -> ComputeMetrics:
+    """As `translation_metrics`, by ROUGE-1, -2, -L and -Lsum of stemmed words, between 0 and 100."""
+    rouge = load_metric("rouge")
+
+    def score(texts: dict[str, list[str]]) -> dict[str, float | str]:
+        scores = rouge.compute(**texts)
+        return {"rouge_signature": scores.pop("signature")} | {
+            name: 100 * value for name, value in scores.items()
+        }
+
+    return _decoded_then(score, tokenizer, references)
+
+
+def _decoded_then(
+    score: Callable[[dict[str, list[str]]], dict[str, float | str]],
+    tokenizer: PreTrainedTokenizerBase,
+    references: Sequence[str] | None,
+) -> ComputeMetrics:
+    def decode(ids: np.ndarray) -> list[str]:
+        ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
+        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def compute(prediction: EvalPrediction) -> dict[str, float | str]:
+        outputs = decode(prediction.predictions)
+        targets = decode(prediction.label_ids) if references is None else list(references)
+        if len(outputs) != len(targets):
+            raise ValueError(f"{len(outputs)} outputs but {len(targets)} references")
+        return score({"predictions": outputs, "references": targets})
+
+    return compute
+
+
+def write_outputs(
+    split: Dataset, predictions: np.ndarray, tokenizer: PreTrainedTokenizerBase, output_dir: str, task: str
+) -> None:
+    """Write the model's texts in the order of the data, and print five of them, evenly spread.
+
+    Args:
+        split: a held-out split of `encode_splits`.
+        predictions: token ids (rows of split, length), padded with the pad token or -100.
+        task: a key of OUTPUTS.
+    """
+    file_name, output = OUTPUTS[task]
+    ids = np.where(predictions < 0, tokenizer.pad_token_id, predictions)
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    rows = sorted(zip(split["row"], split["source"], split["target"], texts))
+    with open(Path(output_dir, file_name), "w", encoding="utf-8") as file:
+        for _, source, reference, text in rows:
+            line = {"source": source, "reference": reference, output: text}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    for _, source, reference, text in rows[:: max(1, len(rows) // 5)][:5]:
+        print(f"\n  {'source':12} {source}\n  {'reference':12} {reference}\n  {output:12} {text}")

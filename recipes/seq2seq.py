@@ -7,18 +7,8 @@ accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py 
 
 from transformers import AutoModelForSeq2SeqLM
 
-from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.tasks import (
-    StartArguments,
-    finish,
-    get_model,
-    get_tokenizer,
-    predict,
-    prepare_output_dir,
-    run,
-)
-from vanilla_transformer.tasks import seq2seq as task
-from vanilla_transformer.tasks.text_scores import text_metrics, write_outputs
+from vanilla_transformer import VanillaTransformerConfig, tasks
+from vanilla_transformer.tasks import seq2seq, text_scores
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerSeq2SeqTrainer,
@@ -27,32 +17,32 @@ from vanilla_transformer.training import (
 
 SETTINGS = (
     VanillaTransformerConfig,
-    task.Seq2SeqArguments,
-    StartArguments,
-    task.DecodingArguments,
+    seq2seq.Seq2SeqArguments,
+    tasks.StartArguments,
+    seq2seq.DecodingArguments,
     VanillaTransformerTrainingArguments,
 )
 
 
 def main(model_settings, data, start, decoding, args):
-    checkpoint = prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args)
 
     # Data
     with args.main_process_first(desc="reading the data"):
-        splits = task.load_splits(data)
+        splits = seq2seq.load_splits(data)
         if data.streaming:  # a stream may hold one source of text after the other
             splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
         stored, columns = checkpoint or start.pretrained, ["source", "target"]
-        tokenizer = get_tokenizer(data, splits["train"], columns, args, stored, data.max_source_length)
+        tokenizer = tasks.get_tokenizer(data, splits["train"], columns, args, stored, data.max_source_length)
 
     # Model
     begins = {"decoder_start_token_id": tokenizer.bos_token_id}
-    model = get_model(AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, **begins)
-    model.generation_config = task.generation_config(model.config, data, decoding)
+    model = tasks.get_model(AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, **begins)
+    model.generation_config = seq2seq.generation_config(model.config, data, decoding)
     if data.truncate_source:  # the pipeline cuts texts as training did
         model.config.task_specific_params = {data.task: {"truncation": True}}
     with args.main_process_first(desc="encoding the data"):
-        encoded = task.encode_splits(splits, tokenizer, data, longest=model.config.max_position_embeddings)
+        encoded = seq2seq.encode_splits(splits, tokenizer, data, longest=model.config.max_position_embeddings)
 
     # Train
     trainer = VanillaTransformerSeq2SeqTrainer(
@@ -62,7 +52,7 @@ def main(model_settings, data, start, decoding, args):
         eval_dataset=encoded.get("validation"),
         data_collator=Seq2SeqCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        compute_metrics=text_metrics(data, tokenizer) if args.predict_with_generate else None,
+        compute_metrics=text_scores.text_metrics(data, tokenizer) if args.predict_with_generate else None,
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -71,14 +61,16 @@ def main(model_settings, data, start, decoding, args):
     # Score
     scores = {}
     for name in [name for name in ("test", "validation") if name in encoded][:1]:
-        metrics = text_metrics(data, tokenizer, references=encoded[name]["target"])
-        scored = predict(trainer, encoded[name], name, metrics, num_beams=decoding.num_beams)
+        metrics = text_scores.text_metrics(data, tokenizer, references=encoded[name]["target"])
+        scored = tasks.predict(trainer, encoded[name], name, metrics, num_beams=decoding.num_beams)
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():
-            write_outputs(encoded[name], scored.predictions, tokenizer, args.output_dir, data.task)
+            text_scores.write_outputs(
+                encoded[name], scored.predictions, tokenizer, args.output_dir, data.task
+            )
 
     # Card
-    finish(
+    tasks.finish(
         trainer,
         task=data.task,
         data=data.described() + ("" if data.streaming else f", {len(encoded['train']):,} pairs"),
@@ -90,4 +82,4 @@ def main(model_settings, data, start, decoding, args):
 
 
 if __name__ == "__main__":
-    run(main, SETTINGS)
+    tasks.run(main, SETTINGS)

@@ -1,8 +1,6 @@
 """The markers of transformers' own tests, which some modules here run; recipes as modules."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from launch import load_script
 
 MARKERS = (
     "accelerate_tests",
@@ -22,9 +20,4 @@ def pytest_configure(config):
 
 def load_recipe(name: str):
     """A script of recipes/ as a module."""
-    path = Path(__file__).parents[1] / "recipes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"recipes/{name}.py")

@@ -1,7 +1,7 @@
 """The recipes' library: settings, data, results, one module per recipe. It may change in any release."""
 
 from .results import finish, predict
-from .running import run
+from .running import run, start
 from .settings import InputError, parse, prepare_output_dir
 from .text import StartArguments, get_model, get_tokenizer
 
@@ -15,4 +15,5 @@ __all__ = [
     "predict",
     "prepare_output_dir",
     "run",
+    "start",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from transformers import set_seed
 
@@ -14,23 +14,38 @@ logger = logging.getLogger(__name__)
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
 
 
-def run(main: Callable[..., None], settings: Sequence[type], **defaults: object) -> None:
-    """Run a recipe: parse its settings, set up logging and the seed, and call `main` with the settings.
+def run(
+    main: Callable[..., None], settings: Sequence[type], defaults: Mapping[str, object] | None = None
+) -> None:
+    """Run a recipe as a program: an expected error ends it with one line.
 
-    An expected error ends the program with one line. `--log_level debug` adds the traceback.
+    `--log_level debug` adds the traceback. The arguments are those of `start`.
+    """
+    try:
+        start(main, settings, defaults)
+    except EXPECTED as error:
+        logger.debug("the traceback:", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def start(
+    main: Callable[..., None],
+    settings: Sequence[type],
+    defaults: Mapping[str, object] | None = None,
+    argv: list[str] | None = None,
+) -> None:
+    """Parse the settings, set up logging and the seed, and call `main` with the settings.
 
     Args:
         main: takes the `model:` block as a dict, then one instance of each argument class. The last one is
             the `TrainingArguments`.
         settings: the model's config class, then the argument classes.
-        defaults: values of the task in place of those of the argument classes.
+        defaults: key -> the recipe's default, in place of the argument class's own.
+        argv: the command line after the program's name; that of this process if None.
     """
-    try:
-        model_settings, *arguments = parse(*settings, defaults=defaults)
-        args = arguments[-1]
-        logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
-        set_seed(args.seed)
-        main(model_settings, *arguments)
-    except EXPECTED as error:
-        logger.debug("the traceback:", exc_info=True)
-        sys.exit(f"error: {error}")
+    model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults)
+    args = arguments[-1]
+    level = logging.DEBUG if args.log_level == "debug" else logging.INFO
+    logging.basicConfig(level=level if args.should_log else logging.ERROR, format="%(message)s")
+    set_seed(args.seed)
+    main(model_settings, *arguments)

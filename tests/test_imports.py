@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 # What a module may import lies in an earlier line (or, for training, metrics and interop, in its own folder).
 ORDER = [
     ["configuration_vanilla_transformer", "epoch", "losses"],
+    ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search"],
     ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
@@ -30,7 +31,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # Files that `save_pretrained` copies beside the weights: they find each other only as flat siblings.
-FLAT = [name for rank in ORDER[:5] for name in rank if (PACKAGE / f"{name}.py").exists()]
+FLAT = [name for rank in ORDER[:6] for name in rank if (PACKAGE / f"{name}.py").exists()]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
 

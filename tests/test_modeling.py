@@ -16,13 +16,14 @@ from vanilla_transformer import (
     VanillaTransformerForSequenceClassification,
     VanillaTransformerModel,
 )
-from vanilla_transformer.layers import Dropout, Packing
+from vanilla_transformer.layers import Dropout
 from vanilla_transformer.losses import (
     TrainingLoss,
     label_smoothed_cross_entropy,
     linear_cross_entropy,
     r_drop_divergence,
 )
+from vanilla_transformer.packing import Packing
 
 VARIANTS = [
     {},

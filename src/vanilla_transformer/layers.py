@@ -10,27 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vanilla_transformer import LayersConfig
-
-
-class Packing:
-    """Where the real tokens of a padded batch lie, so that work on single tokens can leave padding out.
-
-    Args:
-        mask: `(batch, length)`, nonzero where a token is real.
-    """
-
-    def __init__(self, mask: torch.Tensor):
-        self.shape = mask.shape
-        self.rows = mask.flatten().nonzero().squeeze(1)  # (tokens,)
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, width)` to `(1, tokens, width)`."""
-        return padded.flatten(0, 1).index_select(0, self.rows)[None]
-
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """`(1, tokens, width)` to `(batch, length, width)`, zero where there is padding."""
-        padded = packed.new_zeros(self.shape.numel(), packed.shape[-1])
-        return padded.index_copy(0, self.rows, packed[0]).unflatten(0, self.shape)
+from .packing import NO_PACKING, Packing
 
 
 def scaled_dot_product_attention(
@@ -47,10 +27,10 @@ def scaled_dot_product_attention(
 
     Args:
         query, key: `(batch, heads, length, head_dim)`; value: `(batch, heads, length, value_dim)`.
-        attention_mask: added to Q Kᵀ / √d_k: 0 where a query may look, very negative elsewhere.
+        attention_mask: added to Q Kᵀ / √d_k: 0 where a query may attend, very negative elsewhere.
 
     Returns:
-        the output `(batch, length, heads, value_dim)` and the weights `(batch, heads, queries, keys)`.
+        the output `(batch, length, heads, value_dim)`, and the weights `(batch, heads, queries, keys)`.
     """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
@@ -63,10 +43,8 @@ def scaled_dot_product_attention(
 class Attention(nn.Module):
     """MultiHead(Q, K, V) = Concat(head_1, …, head_h) W^O (section 3.2.2).
 
-    Queries come from the states, keys and values from the memory, which is the states themselves unless
-    another is given. `is_causal` hides later positions where no mask says otherwise (section 3.2.3).
-
-    Positions that were not added to the states are added here, to queries and keys and not to values.
+    Queries are projections of the states; keys and values are projections of the memory, by default the
+    states themselves. `is_causal` hides later positions when there is no mask (section 3.2.3).
     """
 
     def __init__(self, config: LayersConfig, is_causal: bool = False, layer_idx: int | None = None):
@@ -88,49 +66,64 @@ class Attention(nn.Module):
         memory: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        packing: Packing | None = None,
-        memory_packing: Packing | None = None,
-        positions: torch.Tensor | None = None,
-        memory_positions: torch.Tensor | None = None,
+        packing: Packing = NO_PACKING,
+        memory_packing: Packing = NO_PACKING,
+        position_vectors: torch.Tensor | None = None,
+        memory_position_vectors: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """States `(batch, length, width)`, or packed, to the same shape, and the weights where they exist."""
-        query = self._heads(self.q_proj(plus(states, positions)), self.head_dim, packing)
+        """
+        Args:
+            states, memory: `(batch, length, width)`; with a packing, `(1, tokens, width)`.
+            attention_mask: as the attention implementation takes it.
+            position_vectors, memory_position_vectors: of the shapes of `states` and `memory`; added here, to
+                queries and keys but not to values, when they are not part of the states.
+
+        Returns:
+            vectors of the shape of `states`, and the weights if the implementation computes them.
+        """
+        queries = self.q_proj(add_positions(states, position_vectors))
+        query = self._heads(queries, self.head_dim, packing)
         if memory is None:
-            memory, memory_packing, memory_positions = states, packing, positions
+            memory, memory_packing, memory_position_vectors = states, packing, position_vectors
             past_key_values = own_cache(past_key_values)
-        key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_positions)
+        key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_position_vectors)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, scaled_dot_product_attention
         )
         heads, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
-        output = heads.flatten(2)  # (batch, length, heads * value_dim)
-        return self.o_proj(output if packing is None else packing.pack(output)), weights
+        output = packing.pack(heads.flatten(2))  # (batch, length, heads * value_dim), or packed
+        return self.o_proj(output), weights
 
-    def _keys_and_values(self, memory, cache, packing, positions):
+    def _keys_and_values(
+        self,
+        memory: torch.Tensor,
+        cache: Cache | None,
+        packing: Packing,
+        position_vectors: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(cache, EncoderDecoderCache):  # the encoder's output never changes: computed once
             if cache.is_updated.get(self.layer_idx, False):
                 layer = cache.cross_attention_cache.layers[self.layer_idx]
                 return layer.keys, layer.values
             cache.is_updated[self.layer_idx] = True
             cache = cache.cross_attention_cache
-        key = self._heads(self.k_proj(plus(memory, positions)), self.head_dim, packing)
+        key = self._heads(self.k_proj(add_positions(memory, position_vectors)), self.head_dim, packing)
         value = self._heads(self.v_proj(memory), self.value_dim, packing)
         return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
 
     @staticmethod
-    def _heads(projected: torch.Tensor, head_dim: int, packing: Packing | None) -> torch.Tensor:
-        if packing is not None:
-            projected = packing.unpack(projected)
-        return projected.unflatten(-1, (-1, head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
+    def _heads(projected: torch.Tensor, head_dim: int, packing: Packing) -> torch.Tensor:
+        heads = packing.unpack(projected).unflatten(-1, (-1, head_dim))
+        return heads.transpose(1, 2)  # (batch, heads, length, head_dim)
 
 
-def plus(states: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-    return states if positions is None else states + positions
+def add_positions(states: torch.Tensor, position_vectors: torch.Tensor | None) -> torch.Tensor:
+    return states if position_vectors is None else states + position_vectors
 
 
 def own_cache(cache: Cache | None) -> Cache | None:
-    """The part of a decoder's cache that is for attention to itself."""
+    """The keys and values of self-attention in a decoder's cache."""
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
@@ -148,9 +141,9 @@ class FeedForward(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015) of vectors, each a sample, wherever they stand.
+    """Batch normalisation (Ioffe and Szegedy 2015), in which every vector of `(..., width)` is one sample.
 
-    While training its statistics are those of all vectors given: leave padding out (`Packing`).
+    In training it computes its statistics from all vectors it gets: pack them first (`packing_for_norm`).
     """
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -163,8 +156,9 @@ def normalization(config: LayersConfig) -> nn.Module:
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`, whose random numbers on a CPU are 16 bits wide, four to a draw: it takes less than
-    half the time, which is felt in small models. P_drop is rounded to 1 / 65536.
+    """`torch.nn.Dropout` that draws 16-bit random numbers on a CPU, four at a time.
+
+    It takes less than half the time, which matters in small models. P_drop is rounded to 1 / 65536.
     """
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -181,7 +175,7 @@ class Dropout(nn.Dropout):
 class AddNorm(nn.Module):
     """LayerNorm(x + Dropout(Sublayer(x))) (sections 3.1, 5.4).
 
-    Pre-norm, an option the paper does not have, is x + Dropout(Sublayer(LayerNorm(x))).
+    Pre-norm, an option that the paper lacks, is x + Dropout(Sublayer(LayerNorm(x))).
     """
 
     def __init__(self, config: LayersConfig):
@@ -209,7 +203,7 @@ class EncoderLayer(GradientCheckpointingLayer):
     def forward(
         self, states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
-        def attend_to_self(x):
+        def attend_to_self(x: torch.Tensor) -> torch.Tensor:
             return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
 
         states = self.self_attn_add_norm(states, attend_to_self)
@@ -219,7 +213,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 class DecoderLayer(GradientCheckpointingLayer):
     """Masked self-attention, attention to the encoder's output, feed-forward network (figure 1, right).
 
-    Without an encoder the middle sublayer is absent.
+    A decoder without an encoder has no second sublayer.
     """
 
     def __init__(self, config: LayersConfig, layer_idx: int, is_causal: bool = True):
@@ -239,16 +233,18 @@ class DecoderLayer(GradientCheckpointingLayer):
         memory: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
-        memory_positions: torch.Tensor | None = None,
+        position_vectors: torch.Tensor | None = None,
+        memory_position_vectors: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        def attend_to_self(x):
-            return self.self_attn(x, attention_mask=attention_mask, positions=positions, **kwargs)[0]
+        kwargs["position_vectors"] = position_vectors
 
-        def attend_to_memory(x):
-            places = {"positions": positions, "memory_positions": memory_positions}
-            return self.cross_attn(x, memory, memory_mask, **places, **kwargs)[0]
+        def attend_to_self(x: torch.Tensor) -> torch.Tensor:
+            return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
+
+        def attend_to_memory(x: torch.Tensor) -> torch.Tensor:
+            positions = memory_position_vectors
+            return self.cross_attn(x, memory, memory_mask, memory_position_vectors=positions, **kwargs)[0]
 
         states = self.self_attn_add_norm(states, attend_to_self)
         if self.has_cross_attention:

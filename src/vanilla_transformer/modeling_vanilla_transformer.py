@@ -23,8 +23,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .embeddings import LearnedPositions, PairEmbedding, SinusoidalPositions, TokenEmbedding
 from .generation import PaperGenerationMixin
-from .layers import Packing
 from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
+from .packing import NO_PACKING, Packing, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 
@@ -165,8 +165,8 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        packing: Packing | None = None,
-        decoder_packing: Packing | None = None,
+        source_packing: Packing = NO_PACKING,
+        target_packing: Packing = NO_PACKING,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput | BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
         """
@@ -177,8 +177,8 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
                 `(batch, length)`; the source shifted right when none is given.
             encoder_outputs: of an earlier run of the encoder, which is then not run.
             position_ids: `(batch, length)`, for a decoder alone whose input is padded on the left.
-            packing, decoder_packing: where the real tokens are; with them padding costs no work outside
-                attention, and `last_hidden_state` is packed, `(1, tokens, width)`.
+            source_packing, target_packing: skip the padding that the encoder and the decoder would compute;
+                the stack that ends the model then returns vectors `(1, tokens, width)`.
         """
         if not self.config.encoder_layers:
             return self.decoder(
@@ -188,12 +188,12 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
                 past_key_values=past_key_values,
                 position_ids=position_ids,
                 use_cache=use_cache,
-                packing=packing,
+                packing=target_packing,
                 **kwargs,
             )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids, attention_mask, inputs_embeds, packing=packing, **kwargs
+                input_ids, attention_mask, inputs_embeds, packing=source_packing, **kwargs
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
@@ -212,8 +212,8 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             use_cache=use_cache,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=attention_mask,
-            packing=decoder_packing,
-            encoder_packing=packing,
+            packing=target_packing,
+            source_packing=source_packing,
             **kwargs,
         )
         return Seq2SeqModelOutput(
@@ -245,7 +245,7 @@ class LanguageModelHead:
         labels: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None = None,
         training_loss: TrainingLoss | None = None,
-        packing: Packing | None = None,
+        packing: Packing = NO_PACKING,
         logits_to_keep: int | torch.Tensor = 0,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
@@ -255,9 +255,8 @@ class LanguageModelHead:
             training_loss: returns this loss, and None for the logits.
         """
         if training_loss is not None:
-            labels = labels if packing is None else packing.pack(labels[..., None])
-            states, labels = states.flatten(0, 1), labels.flatten()  # (tokens, width), (tokens,)
-            weight = self.lm_head.weight
+            labels = packing.pack(labels[..., None]).flatten()  # (tokens,)
+            states, weight = states.flatten(0, 1), self.lm_head.weight
             return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch), None
         logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
         if labels is None:
@@ -268,11 +267,6 @@ class LanguageModelHead:
 def require_labels(labels: torch.Tensor | None):
     if labels is None:
         raise ValueError("training_loss=… returns the loss alone, which needs labels: give labels=…")
-
-
-def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
-    """1 up to each row's last label and 0 after it, `(batch, length)`: what lies after is padding."""
-    return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
 
 
 class VanillaTransformerForConditionalGeneration(
@@ -331,11 +325,11 @@ class VanillaTransformerForConditionalGeneration(
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = shift_right(labels, self.config)
+        source_packing = target_packing = NO_PACKING
         if training_loss is not None:
             require_labels(labels)
-            if attention_mask is not None and encoder_outputs is None:
-                kwargs["packing"] = Packing(attention_mask)
-            kwargs["decoder_packing"] = Packing(up_to_last_label(labels))
+            source_packing = Packing(attention_mask if encoder_outputs is None else None)
+            target_packing = Packing(up_to_last_label(labels))
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -346,6 +340,8 @@ class VanillaTransformerForConditionalGeneration(
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            source_packing=source_packing,
+            target_packing=target_packing,
             **kwargs,
         )
         loss, logits = self.loss_and_logits(
@@ -353,7 +349,7 @@ class VanillaTransformerForConditionalGeneration(
             labels,
             num_items_in_batch,
             training_loss,
-            packing=kwargs.get("decoder_packing"),
+            packing=target_packing,
             logits_to_keep=logits_to_keep,
         )
         return Seq2SeqLMOutput(
@@ -417,9 +413,10 @@ class VanillaTransformerForCausalLM(
             next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if next_labels is not None:
             use_cache = False
+        packing = NO_PACKING
         if training_loss is not None:
             require_labels(next_labels)
-            kwargs["packing"] = Packing(up_to_last_label(next_labels))
+            packing = Packing(up_to_last_label(next_labels))
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -427,6 +424,7 @@ class VanillaTransformerForCausalLM(
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            target_packing=packing,
             **kwargs,
         )
         loss, logits = self.loss_and_logits(
@@ -434,7 +432,7 @@ class VanillaTransformerForCausalLM(
             next_labels,
             num_items_in_batch,
             training_loss,
-            packing=kwargs.get("packing"),
+            packing=packing,
             logits_to_keep=logits_to_keep,
         )
         return CausalLMOutputWithCrossAttentions(
@@ -481,17 +479,19 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
             num_items_in_batch, training_loss: as in conditional generation; the loss alone needs logits of
                 the masked positions only.
         """
+        packing = NO_PACKING
         if training_loss is not None:
             require_labels(labels)
-            if attention_mask is not None:
-                kwargs["packing"] = Packing(attention_mask)
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+            packing = Packing(attention_mask)
+        outputs = self.model(
+            input_ids, attention_mask, inputs_embeds=inputs_embeds, source_packing=packing, **kwargs
+        )
         loss, logits = self.loss_and_logits(
             outputs.last_hidden_state,
             labels,
             num_items_in_batch,
             training_loss,
-            packing=kwargs.get("packing"),
+            packing=packing,
         )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

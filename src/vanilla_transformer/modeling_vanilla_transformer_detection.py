@@ -167,7 +167,7 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
         batch, rows, columns, _ = cells.shape
         centers = _centers(rows, columns, cells)  # (cells, 2)
         places = sinusoids_2d(centers[:, 1], centers[:, 0], self.config.hidden_size).to(cells.dtype)[None]
-        encoded = self.encoder(cells.flatten(1, 2), mask, positions=places, **kwargs)
+        encoded = self.encoder(cells.flatten(1, 2), mask, position_vectors=places, **kwargs)
         memory = encoded.last_hidden_state  # (batch, cells, width)
 
         sizes = torch.full_like(centers, self.config.anchor_size)
@@ -185,8 +185,8 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
             query_mask,
             memory,
             mask,
-            positions=self._positions(references * extent.repeat(1, 2)[:, None], memory.dtype),
-            memory_positions=places.expand(batch, -1, -1),
+            position_vectors=self._positions(references * extent.repeat(1, 2)[:, None], memory.dtype),
+            memory_position_vectors=places.expand(batch, -1, -1),
             layer_outputs=layers,
             **kwargs,
         )

@@ -11,7 +11,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla_transformer import LayersConfig, VanillaTransformerConfig
 from .embeddings import PairEmbedding
-from .layers import Attention, DecoderLayer, Dropout, EncoderLayer, Packing, normalization, own_cache
+from .layers import Attention, DecoderLayer, Dropout, EncoderLayer, normalization, own_cache
+from .packing import NO_PACKING, Packing, packing_for_norm
 
 
 class VanillaTransformerPreTrainedModel(PreTrainedModel):
@@ -79,24 +80,25 @@ class Encoder(VanillaTransformerPreTrainedModel):
         self,
         states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        packing: Packing | None = None,
-        positions: torch.Tensor | None = None,
+        packing: Packing = NO_PACKING,
+        position_vectors: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
         Args:
-            states: `(batch, length, width)`, with their positions unless these are given apart.
+            states: `(batch, length, width)`, with positions added unless `position_vectors` holds them.
             attention_mask: `(batch, length)`, 1 for real tokens and 0 for padding.
-            packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
-            positions: `(batch, length, width)`, added to queries and keys in every layer.
+            packing: skips padding; the output is `(1, tokens, width)`.
+            position_vectors: `(batch, length, width)`, added to queries and keys in every layer.
         """
         mask = create_bidirectional_mask(self.config, states, attention_mask)
-        inside = packing or packing_for_norm(self, attention_mask)
-        states, positions = pack(inside, states), pack(inside, positions)
-        states = self.dropout(states)
+        packing = packing_for_norm(packing, self, attention_mask)
+        if position_vectors is not None:
+            position_vectors = packing.pack(position_vectors)
+        states = self.dropout(packing.pack(states))
         for layer in self.layers:
-            states = layer(states, mask, packing=inside, positions=positions, **kwargs)
-        return BaseModelOutput(last_hidden_state=unpack(inside, self.norm(states), packing))
+            states = layer(states, mask, packing=packing, position_vectors=position_vectors, **kwargs)
+        return BaseModelOutput(last_hidden_state=packing.output(self.norm(states)))
 
 
 class Decoder(VanillaTransformerPreTrainedModel):
@@ -127,26 +129,28 @@ class Decoder(VanillaTransformerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         position_ids: torch.Tensor | None = None,
-        packing: Packing | None = None,
-        encoder_packing: Packing | None = None,
-        positions: torch.Tensor | None = None,
-        memory_positions: torch.Tensor | None = None,
+        packing: Packing = NO_PACKING,
+        source_packing: Packing = NO_PACKING,
+        position_vectors: torch.Tensor | None = None,
+        memory_position_vectors: torch.Tensor | None = None,
         layer_outputs: list[torch.Tensor] | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
-            states: `(batch, length, width)`, with their positions unless these are given apart.
-            attention_mask: `(batch, past + length)`, 1 for real tokens and 0 for padding; or whatever
-                transformers' masking functions take, such as one of four dimensions.
-            encoder_hidden_states: the memory `(batch, source length, width)`, packed with `encoder_packing`.
+            states: `(batch, length, width)`, with positions added unless `position_vectors` holds them.
+            attention_mask: `(batch, past + length)`, 1 for real tokens and 0 for padding; or any other mask
+                that transformers' masking functions take, such as one with four dimensions.
+            encoder_hidden_states: the memory, `(batch, source length, width)`; with `source_packing`,
+                `(1, tokens, width)`.
             encoder_attention_mask: `(batch, source length)`.
-            past_key_values: keys and values of earlier positions; the new ones are added to it.
-            packing: where the real tokens are; with it the output is packed, `(1, tokens, width)`.
-            positions, memory_positions: `(batch, length, width)`, `(batch, source length, width)`, added to
-                queries and keys in every layer.
-            layer_outputs: a list to which the output of each layer is added as if it were the last: for heads
-                that learn from all of them.
+            past_key_values: keys and values of earlier positions; the decoder appends the new ones.
+            packing: skips padding; the output is `(1, tokens, width)`.
+            source_packing: the packing that the encoder got.
+            position_vectors, memory_position_vectors: `(batch, length, width)`, `(batch, source length,
+                width)`, added to queries and keys in every layer.
+            layer_outputs: a list to which the decoder appends the output of each layer, normalised as the
+                last one is, for heads that learn from all layers.
         """
         if self.is_causal:
             cache = own_cache(past_key_values)
@@ -155,55 +159,34 @@ class Decoder(VanillaTransformerPreTrainedModel):
             mask = create_bidirectional_mask(self.config, states, attention_mask)
         memory_mask = None
         if encoder_hidden_states is not None:
+            padded_column = source_packing.unpack(encoder_hidden_states[..., :1])  # the mask needs its length
             memory_mask = create_bidirectional_mask(
-                self.config,
-                states,
-                encoder_attention_mask,
-                encoder_hidden_states=_as_padded(encoder_hidden_states, encoder_packing),
+                self.config, states, encoder_attention_mask, encoder_hidden_states=padded_column
             )
-        inside = packing or packing_for_norm(self, attention_mask)
-        states, positions = pack(inside, states), pack(inside, positions)
-        memory_positions = pack(encoder_packing, memory_positions)
-        states = self.dropout(states)
+        packing = packing_for_norm(packing, self, attention_mask)
+        if position_vectors is not None:
+            position_vectors = packing.pack(position_vectors)
+        if memory_position_vectors is not None:
+            memory_position_vectors = source_packing.pack(memory_position_vectors)
+        states = self.dropout(packing.pack(states))
         for layer in self.layers:
             states = layer(
                 states,
                 encoder_hidden_states,
                 mask,
                 memory_mask,
-                positions,
-                memory_positions,
+                position_vectors,
+                memory_position_vectors,
                 past_key_values=past_key_values,
-                packing=inside,
-                memory_packing=encoder_packing,
+                packing=packing,
+                memory_packing=source_packing,
                 **kwargs,
             )
             if layer_outputs is not None:
-                layer_outputs.append(unpack(inside, self.norm(states), packing))
+                layer_outputs.append(packing.output(self.norm(states)))
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=unpack(inside, self.norm(states), packing), past_key_values=past_key_values
+            last_hidden_state=packing.output(self.norm(states)), past_key_values=past_key_values
         )
-
-
-def pack(packing: Packing | None, padded: torch.Tensor | None) -> torch.Tensor | None:
-    return padded if packing is None or padded is None else packing.pack(padded)
-
-
-def unpack(inside: Packing | None, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
-    """Undoes what the caller did not ask for."""
-    return states if inside is packing else inside.unpack(states)
-
-
-def packing_for_norm(stack: nn.Module, attention_mask: torch.Tensor | None) -> Packing | None:
-    """Batch normalisation takes its statistics from all that it is given: then padding must not be there."""
-    if stack.config.norm_type == "batch" and stack.training and attention_mask is not None:
-        return Packing(attention_mask)
-    return None
-
-
-def _as_padded(states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
-    """A tensor of the padded shape, for masks, which read nothing but shape, dtype and device."""
-    return states if packing is None else states.new_empty(1, 1, 1).expand(*packing.shape, states.shape[-1])
 
 
 def new_cache(config: LayersConfig) -> Cache:

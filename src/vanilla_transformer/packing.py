@@ -1,0 +1,62 @@
+"""Padding: which tokens of a batch are real, and how work on single tokens skips the others."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .losses import IGNORE_INDEX
+
+
+class Packing:
+    """The real tokens of a padded batch, side by side without padding.
+
+    Attention needs rows of equal length. All other sublayers work on single tokens and can run on packed
+    vectors, where padding costs nothing. Without a mask `pack` and `unpack` return their input.
+
+    Args:
+        mask: `(batch, length)`, nonzero where a token is real.
+        padded_output: a stack that packs with this returns padded vectors.
+    """
+
+    def __init__(self, mask: torch.Tensor | None = None, padded_output: bool = False):
+        self.rows: torch.Tensor | None = None
+        self.padded_output = padded_output
+        if mask is not None:
+            self.shape = mask.shape
+            self.rows = mask.flatten().nonzero().squeeze(1)  # (tokens,)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, width)` to `(1, tokens, width)`."""
+        if self.rows is None:
+            return padded
+        return padded.flatten(0, 1).index_select(0, self.rows)[None]
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(1, tokens, width)` to `(batch, length, width)`, zero where there is padding."""
+        if self.rows is None:
+            return packed
+        padded = packed.new_zeros(self.shape.numel(), packed.shape[-1])
+        return padded.index_copy(0, self.rows, packed[0]).unflatten(0, self.shape)
+
+    def output(self, packed: torch.Tensor) -> torch.Tensor:
+        """The vectors that a stack returns."""
+        return self.unpack(packed) if self.padded_output else packed
+
+
+NO_PACKING = Packing()
+
+
+def packing_for_norm(
+    packing: Packing, stack: PreTrainedModel, attention_mask: torch.Tensor | None
+) -> Packing:
+    """The packing; for a stack that trains batch normalisation without one, a packing of its own.
+
+    Batch normalisation computes its statistics from all vectors it gets, so that padding would change them.
+    """
+    if packing.rows is None and stack.training and stack.config.norm_type == "batch":
+        return Packing(attention_mask, padded_output=True)
+    return packing
+
+
+def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
+    """1 up to the last label of each row and 0 after it, `(batch, length)`: the rest is padding."""
+    return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)

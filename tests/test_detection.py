@@ -101,15 +101,15 @@ def test_stacks_equal_torch_with_positions_on_queries_and_keys_only(norm_positio
         states = add_norm(layer.feed_forward_add_norm, states, layer.feed_forward)
     states = decoder.norm(states)
 
-    ours = encoder(cells, mask, positions=positions).last_hidden_state
+    ours = encoder(cells, mask, position_vectors=positions).last_hidden_state
     torch.testing.assert_close(ours[mask], memory[mask], atol=1e-5, rtol=1e-5)
     each = []
     found = decoder(
         queries,
         encoder_hidden_states=ours,
         encoder_attention_mask=mask,
-        positions=query_positions,
-        memory_positions=positions,
+        position_vectors=query_positions,
+        memory_position_vectors=positions,
         layer_outputs=each,
     ).last_hidden_state
     torch.testing.assert_close(found, states, atol=1e-5, rtol=1e-5)

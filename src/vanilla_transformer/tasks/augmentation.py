@@ -78,7 +78,7 @@ class MixArguments(AugmentationArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nor NaN
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0")
 
 

@@ -2,17 +2,14 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from launch import launch, run_recipe
 from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import pipeline
@@ -30,7 +27,6 @@ from vanilla_transformer.tasks.image_classification import (
 from vanilla_transformer.tasks.images import open_image
 from vanilla_transformer.tasks.settings import InputError
 
-ROOT = Path(__file__).parents[1]
 QUICKSTART = "recipes/image_classification/quickstart.yaml"
 COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -229,20 +225,9 @@ def test_training_batches_are_mixed_and_evaluation_batches_are_not():
 # The recipe
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    return load_recipe("image_classification")
-
-
-def run(recipe, monkeypatch, *words):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["recipes/image_classification.py", *map(str, words)])
-    recipe.main()
-
-
-def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys):
+def test_quickstart_from_data_to_pipeline(tmp_path, capsys):
     folder = tmp_path / "model"
-    run(recipe, monkeypatch, QUICKSTART, *SMALL, "--output_dir", folder)
+    run_recipe("image_classification", QUICKSTART, *SMALL, "--output_dir", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["updates"] == 2
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
@@ -259,7 +244,7 @@ def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys)
     assert "accuracy" in (folder / "README.md").read_text()
 
 
-def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch, tmp_path):
+def test_resumed_equals_uninterrupted_with_all_augmentation(tmp_path):
     """Augmentation, mixtures and dropout are the same to the last bit."""
     settings = [
         *SMALL,
@@ -274,9 +259,9 @@ def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch,
         "--save_total_limit=3",
         "--model.dropout=0.1",
     ]  # update 5 lies within an epoch
-    run(recipe, monkeypatch, QUICKSTART, *settings, "--output_dir", tmp_path / "whole")
+    run_recipe("image_classification", QUICKSTART, *settings, "--output_dir", tmp_path / "whole")
     resume = ["--resume_from_checkpoint", tmp_path / "whole" / "checkpoint-5"]
-    run(recipe, monkeypatch, QUICKSTART, *settings, *resume, "--output_dir", tmp_path / "resumed")
+    run_recipe("image_classification", QUICKSTART, *settings, *resume, "--output_dir", tmp_path / "resumed")
     whole, resumed = (tmp_path / name / "model.safetensors" for name in ("whole", "resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
@@ -284,46 +269,32 @@ def test_resumed_equals_uninterrupted_with_all_augmentation(recipe, monkeypatch,
     assert "target_tokens_per_second" not in results  # labels of mixed images are no tokens
 
 
-def test_r_drop_with_mixup_raises(recipe, monkeypatch, tmp_path):
+def test_r_drop_with_mixup_raises(tmp_path):
     with pytest.raises(
         InputError, match="r_drop needs images of one class each: remove r_drop, or mixup and cutmix"
     ):
-        run(recipe, monkeypatch, QUICKSTART, "--r_drop=1", "--mixup=0.5", "--output_dir", tmp_path)
+        run_recipe("image_classification", QUICKSTART, "--r_drop=1", "--mixup=0.5", "--output_dir", tmp_path)
 
 
-def test_streams_and_balanced_classes(recipe, monkeypatch, tmp_path, folders):
+def test_streams_and_balanced_classes(tmp_path, folders):
     labels = ClassLabel(names=sorted(COLORS))
     images = [picture(color) for color in sorted(COLORS)] * 8
     train = parquet(tmp_path / "train.parquet", images, [0, 1, 2] * 8, label=labels)
     mine = [*SMALL, "--model.preset=tiny", "--model.image_size=8", "--eval_strategy=no", "--shift=0.1"]
     stream = ["--train_file", train, "--streaming=true", "--output_dir", tmp_path / "stream"]
-    run(recipe, monkeypatch, *mine, *stream)
+    run_recipe("image_classification", *mine, *stream)
     assert json.loads((tmp_path / "stream" / "results.json").read_text())["updates"] == 2
     weighted = ["--dataset", folders, "--balance_classes=true", "--output_dir", tmp_path / "weighted"]
-    run(recipe, monkeypatch, *mine, *weighted)
+    run_recipe("image_classification", *mine, *weighted)
     scores = json.loads((tmp_path / "weighted" / "results.json").read_text())
     assert "validation_f1_macro" in scores
 
 
 @pytest.mark.slow
 def test_two_processes_score_every_image_once(tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += [
-        "recipes/image_classification.py",
-        QUICKSTART,
-        *SMALL,
-        "--mixup=0.5",
-        "--max_validation_samples=11",
-    ]
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*words, "--per_device_eval_batch_size=4", "--output_dir", str(tmp_path / "model")],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    words = [*SMALL, "--mixup=0.5", "--max_validation_samples=11", "--per_device_eval_batch_size=4"]
+    words += ["--output_dir", tmp_path / "model"]
+    done = launch("recipes/image_classification.py", QUICKSTART, *words, processes=2)
     assert done.returncode == 0, done.stderr[-4000:]
     lines = (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()
     names = digits(11)["label"][:]

@@ -1,18 +1,15 @@
 """Object detection: reading images and boxes, batches, scores, and the recipe from data to pipeline()."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from launch import launch, run_recipe
 from PIL import Image, ImageDraw
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
@@ -29,7 +26,6 @@ from vanilla_transformer.tasks.object_detection import (
 )
 from vanilla_transformer.tasks.settings import InputError
 
-ROOT = Path(__file__).parents[1]
 QUICKSTART = "recipes/object_detection/quickstart.yaml"
 
 
@@ -255,20 +251,9 @@ def test_correct_detections_score_1_when_scored_batch_by_batch(tmp_path):
 # The recipe
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    return load_recipe("object_detection")
-
-
-def run(recipe, monkeypatch, *words):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["recipes/object_detection.py", *map(str, words)])
-    recipe.main()
-
-
-def test_r_drop_is_refused_before_the_data_are_read(recipe, monkeypatch, tmp_path):
+def test_r_drop_is_refused_before_the_data_are_read(tmp_path):
     with pytest.raises(InputError, match="r_drop does not apply to object detection"):
-        run(recipe, monkeypatch, "--dataset=nowhere", "--r_drop=1", "--output_dir", tmp_path)
+        run_recipe("object_detection", "--dataset=nowhere", "--r_drop=1", "--output_dir", tmp_path)
 
 
 SETTINGS = {
@@ -281,9 +266,9 @@ SETTINGS = {
 SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys, caplog):
+def test_quickstart_from_data_to_pipeline(tmp_path, capsys, caplog):
     folder = tmp_path / "model"
-    run(recipe, monkeypatch, "recipes/object_detection/quickstart.yaml", *SMALL, "--output_dir", folder)
+    run_recipe("object_detection", QUICKSTART, *SMALL, "--output_dir", folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["updates"] == 2
     assert {
@@ -316,10 +301,9 @@ def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys,
     np.testing.assert_allclose(again["scores"], [item["score"] for item in one], rtol=1e-5)
 
     resume = ["--max_steps=3", "--resume_from_checkpoint=true"]
-    run(
-        recipe,
-        monkeypatch,
-        "recipes/object_detection/quickstart.yaml",
+    run_recipe(
+        "object_detection",
+        QUICKSTART,
         *SMALL,
         "--output_dir",
         folder,
@@ -328,14 +312,14 @@ def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys,
     assert json.loads((folder / "results.json").read_text())["updates"] == 3
 
 
-def test_local_files_with_images_of_many_sizes(recipe, monkeypatch, tmp_path):
+def test_local_files_with_images_of_many_sizes(tmp_path):
     """COCO's JSON, padded batches, augmentation and a constant learning rate."""
     boxes = [{"image_id": 10 + n, "category_id": 7, "bbox": [10, 5, 20, 20]} for n in range(4)]
     path = coco_json(tmp_path, boxes, images=4)
     photo(tmp_path / "1.jpg", size=(40, 90))
     words = ["--train_file", path, "--validation_file", path, "--shortest_edge=32", "--longest_edge=64"]
     words += ["--flip=0.5", "--crop=0.5", "--color=0.2", "--model.patch_size=8", "--model.num_queries=6"]
-    run(recipe, monkeypatch, *words, *SMALL, "--lr_scheduler_type=constant", "--learning_rate=0.001",
+    run_recipe("object_detection", *words, *SMALL, "--lr_scheduler_type=constant", "--learning_rate=0.001",
         "--output_dir", tmp_path / "model")  # fmt: skip
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["updates"] == 2 and "validation_map_50_square" in results
@@ -344,17 +328,8 @@ def test_local_files_with_images_of_many_sizes(recipe, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_two_processes_score_each_image_once(tmp_path):
     """Five images with different numbers of objects, two processes, batches of two."""
-    recipe = ["recipes/object_detection.py", "recipes/object_detection/quickstart.yaml", *SMALL]
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *recipe]
-    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    own = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*words, "--output_dir", str(tmp_path)],
-        cwd=ROOT,
-        env=own,
-        capture_output=True,
-        text=True,
-        timeout=900,
+    done = launch(
+        "recipes/object_detection.py", QUICKSTART, *SMALL, "--output_dir", tmp_path, processes=2, timeout=900
     )
     assert done.returncode == 0, done.stderr[-4000:]
     for split, images in (("validation", 5), ("test", 3)):

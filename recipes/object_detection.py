@@ -21,6 +21,7 @@ SETTINGS = (
 )
 DEFAULTS = {
     "batch_eval_metrics": True,  # each batch is scored at once, and its boxes are not kept
+    "label_names": ["image_ids"],  # what the metric gets beside the predictions
     "remove_unused_columns": False,  # the collator needs the annotations
 }
 

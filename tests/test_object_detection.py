@@ -219,12 +219,13 @@ def test_batches_of_one_size_and_padded_batches():
         assert label["class_labels"].tolist() == [item["category_id"] for item in objects]
 
     data = DetectionArguments(dataset=CANVASES, shortest_edge=32, longest_edge=64)
-    empty = {"image_id": 0, "size": (40, 60), "annotations": []}
-    pair = [(photo(size=(60, 40)), empty), (photo(size=(40, 80)), empty)]
+    empty = [{"image_id": index, "size": (40, 60), "annotations": []} for index in range(2)]
+    pair = [(photo(size=(60, 40)), empty[0]), (photo(size=(40, 80)), empty[1])]
     batch = DetectionCollator(get_image_processor(data))(pair)
     assert batch["pixel_values"].shape == (2, 3, 64, 48)
     assert batch["pixel_mask"].sum((1, 2)).tolist() == [48 * 32, 32 * 64]
     assert batch["labels"][0]["boxes"].shape == (0, 4)
+    assert batch["image_ids"].tolist() == [0, 1]
 
 
 def test_correct_detections_score_1_when_scored_batch_by_batch(tmp_path):

@@ -203,14 +203,19 @@ def _clipped(box: Sequence[float], width: int, height: int, where: str) -> list[
 
 
 class DetectionCollator:
-    """Makes batches of pairs of an image and its annotation."""
+    """Makes batches of pairs of an image and its annotation.
+
+    `image_ids` `(batch,)` go to `detection_metrics` as the labels (`label_names`). The model ignores them.
+    """
 
     def __init__(self, processor: VanillaTransformerImageProcessor) -> None:
         self.processor = processor
 
     def __call__(self, examples: Sequence[tuple[Image.Image, dict[str, Any]]]) -> dict[str, Any]:
         images, annotations = zip(*examples)
-        return dict(self.processor.preprocess(list(images), list(annotations), return_tensors="pt"))
+        batch = self.processor.preprocess(list(images), list(annotations), return_tensors="pt")
+        ids = torch.tensor([annotation["image_id"] for annotation in annotations])
+        return {**batch, "image_ids": ids}
 
 
 def get_image_processor(data: DetectionArguments) -> VanillaTransformerImageProcessor:

@@ -359,12 +359,12 @@ def test_pairs_of_words():
     torch.testing.assert_close(model(ids).logits, expected)
     torch.testing.assert_close(without(swapped).logits, expected)
 
-    model.model.encoder.embed_pairs.weight.data.normal_()
+    model.embed_pairs.weight.data.normal_()
     logits = model(ids).logits
     assert not torch.allclose(model(swapped).logits, logits, atol=1e-2)
     padded = F.pad(ids, (0, 2), value=1)
     torch.testing.assert_close(model(padded, (padded != 1).long()).logits, logits)
-    with pytest.raises(ValueError, match="pairs are told by ids"):
+    with pytest.raises(ValueError, match="pair_rows=50 finds pairs by ids"):
         model(inputs_embeds=model.get_input_embeddings()(ids))
 
 
@@ -372,7 +372,7 @@ def test_pairs_are_saved_and_learned(tmp_path):
     model = classifier(pair_rows=50)
     ids = torch.randint(3, 40, (2, 6))
     model(ids, labels=torch.tensor([0, 1])).loss.backward()
-    rows = model.model.encoder.embed_pairs.weight
+    rows = model.embed_pairs.weight
     assert rows.grad.abs().sum() > 0
     rows.data.normal_()
     model.save_pretrained(tmp_path)

@@ -16,8 +16,9 @@ ORDER = [
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search"],
     ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
+    ["modeling_vanilla_transformer"],
     [
-        "modeling_vanilla_transformer",
+        "modeling_vanilla_transformer_encoder",
         "modeling_vanilla_transformer_vision",
         "modeling_vanilla_transformer_detection",
         "tokenization_vanilla_transformer",
@@ -31,7 +32,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # Files that `save_pretrained` copies beside the weights: they find each other only as flat siblings.
-FLAT = [name for rank in ORDER[:6] for name in rank if (PACKAGE / f"{name}.py").exists()]
+FLAT = [name for rank in ORDER[:7] for name in rank if (PACKAGE / f"{name}.py").exists()]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
 
@@ -39,8 +40,11 @@ HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorbo
 def own_imports(path: Path) -> set[str]:
     """Top-level names within the package that a file imports, `__init__` for the package itself."""
     depth = len(path.relative_to(PACKAGE).parts)  # levels up to the package
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree, found = ast.parse(path.read_text()), set()
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            block.body = []  # imports that never run
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:

@@ -462,7 +462,7 @@ def test_r_drop_compares_two_passes_of_the_doubled_batch(batch, head):
     ],
 )
 def test_a_training_loss_without_labels_is_refused(head):
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match="training_loss needs labels"):
         head(random_model().config)(input_ids=torch.full((1, 3), 5), training_loss=TrainingLoss())
 
 

@@ -3,20 +3,8 @@
 Importing the package registers models, tokenizer, image processor and pipelines with transformers.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForObjectDetection,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from .configuration_vanilla_transformer import (
     DETECTION_PRESETS,
@@ -30,16 +18,18 @@ from .image_processing_vanilla_transformer import VanillaTransformerImageProcess
 from .modeling_vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
-    VanillaTransformerForMaskedLM,
-    VanillaTransformerForQuestionAnswering,
-    VanillaTransformerForSequenceClassification,
-    VanillaTransformerForTokenClassification,
     VanillaTransformerModel,
     VanillaTransformerPreTrainedModel,
 )
 from .modeling_vanilla_transformer_detection import (
     VanillaTransformerDetectionModel,
     VanillaTransformerForObjectDetection,
+)
+from .modeling_vanilla_transformer_encoder import (
+    VanillaTransformerForMaskedLM,
+    VanillaTransformerForQuestionAnswering,
+    VanillaTransformerForSequenceClassification,
+    VanillaTransformerForTokenClassification,
 )
 from .modeling_vanilla_transformer_vision import (
     VanillaTransformerForImageClassification,
@@ -50,33 +40,18 @@ from .tokenization_vanilla_transformer import VanillaTransformerTokenizer
 
 __version__ = "0.1.0"
 
-MODEL_CLASSES = {
-    VanillaTransformerConfig: {
-        AutoModel: VanillaTransformerModel,
-        AutoModelForSeq2SeqLM: VanillaTransformerForConditionalGeneration,
-        AutoModelForCausalLM: VanillaTransformerForCausalLM,
-        AutoModelForMaskedLM: VanillaTransformerForMaskedLM,
-        AutoModelForSequenceClassification: VanillaTransformerForSequenceClassification,
-        AutoModelForTokenClassification: VanillaTransformerForTokenClassification,
-        AutoModelForQuestionAnswering: VanillaTransformerForQuestionAnswering,
-    },
-    VanillaTransformerVisionConfig: {
-        AutoModel: VanillaTransformerVisionModel,
-        AutoModelForImageClassification: VanillaTransformerForImageClassification,
-    },
-    VanillaTransformerDetectionConfig: {
-        AutoModel: VanillaTransformerDetectionModel,
-        AutoModelForObjectDetection: VanillaTransformerForObjectDetection,
-    },
-}
-
-for config_class, model_classes in MODEL_CLASSES.items():
+for config_class in (
+    VanillaTransformerConfig,
+    VanillaTransformerVisionConfig,
+    VanillaTransformerDetectionConfig,
+):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()  # saves the code with the model
-    for auto_class, model_class in model_classes.items():
+    for auto_class_name, reference in config_class.code.items():
+        auto_class, model_class = getattr(transformers, auto_class_name), globals()[reference.split(".")[1]]
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)
-        # Where pipelines look the name up, to say in a loud error that the model is not supported.
+        # Pipelines look the name up in this table, to log an error if they do not support the model.
         auto_class._model_mapping._model_mapping[config_class.model_type] = model_class.__name__
 AutoTokenizer.register(VanillaTransformerConfig, VanillaTransformerTokenizer, exist_ok=True)
 VanillaTransformerTokenizer.register_for_auto_class()

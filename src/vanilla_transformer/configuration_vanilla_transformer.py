@@ -243,16 +243,18 @@ class VanillaTransformerConfig(LayersConfig):
     keys_to_ignore_at_inference = ["past_key_values"]
     presets = PRESETS
     code = {
-        auto_class: f"modeling_vanilla_transformer.VanillaTransformer{head}"
-        for auto_class, head in {
-            "AutoModel": "Model",
-            "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
-            "AutoModelForCausalLM": "ForCausalLM",
-            "AutoModelForMaskedLM": "ForMaskedLM",
-            "AutoModelForSequenceClassification": "ForSequenceClassification",
-            "AutoModelForTokenClassification": "ForTokenClassification",
-            "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-        }.items()
+        "AutoModel": "modeling_vanilla_transformer.VanillaTransformerModel",
+        "AutoModelForSeq2SeqLM": "modeling_vanilla_transformer.VanillaTransformerForConditionalGeneration",
+        "AutoModelForCausalLM": "modeling_vanilla_transformer.VanillaTransformerForCausalLM",
+        **{
+            f"AutoModel{head}": f"modeling_vanilla_transformer_encoder.VanillaTransformer{head}"
+            for head in (
+                "ForMaskedLM",
+                "ForSequenceClassification",
+                "ForTokenClassification",
+                "ForQuestionAnswering",
+            )
+        },
     }
 
     vocab_size: int = 37000

@@ -34,25 +34,6 @@ class TokenEmbedding(nn.Embedding):
         return super().forward(input_ids) * math.sqrt(self.embedding_dim)
 
 
-class PairEmbedding(nn.Embedding):
-    """Vectors for pairs of neighbouring tokens, at the place of the second; a hash finds a pair's row.
-
-    On little data attention hardly learns what "not" does to the next word; a table of pairs may (Joulin et
-    al. 2016, "Bag of Tricks for Efficient Text Classification"). Its rows are zero before training, which
-    leaves out a share `dropout` of the pairs.
-    """
-
-    def __init__(self, rows: int, width: int, dropout: float):
-        super().__init__(rows, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        before = F.pad(input_ids[:, :-1], (1, 0))
-        rows = (before * 1_000_003 + input_ids * 7_919) % self.num_embeddings  # (batch, length)
-        pairs = super().forward(rows) * math.sqrt(self.embedding_dim)
-        return pairs * self.dropout(torch.ones_like(pairs[..., :1]))
-
-
 class SinusoidalPositions(nn.Module):
     """Adds sinusoids to `(batch, length, width)` vectors; holds no weights and has no longest position."""
 

@@ -1,7 +1,8 @@
-"""The text models: the bare Transformer and its heads. A head is projection, loss, output."""
+"""The text models: the bare Transformer and two heads that write text. A head is projection, loss, output."""
 
 import copy
-from typing import Unpack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import nn
@@ -10,27 +11,28 @@ from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
-    MaskedLMOutput,
-    QuestionAnsweringModelOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
 )
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .embeddings import LearnedPositions, PairEmbedding, SinusoidalPositions, TokenEmbedding
+from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from .generation import PaperGenerationMixin
 from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
 from .packing import NO_PACKING, Packing, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 
+if TYPE_CHECKING:
+    # transformers copies every file that is imported in this form into the folder of a saved model. With
+    # this file too, the folder loads as every head.
+    from .modeling_vanilla_transformer_encoder import EncoderHead  # noqa: F401
+
 
 def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch.Tensor:
-    """The decoder's input for these labels: the start token, then all but the last (figure 1)."""
+    """The decoder's input for these labels: the start token, then all labels but the last (figure 1)."""
     start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
     shifted = torch.cat((start, labels[:, :-1]), dim=1)
     return shifted.masked_fill(shifted == IGNORE_INDEX, config.pad_token_id)
@@ -46,7 +48,8 @@ def embed_inputs(
     stack: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
 ) -> torch.Tensor:
     if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError(f"{type(stack).__name__} needs either ids or embeddings, not both and not neither")
+        given = "both" if inputs_embeds is not None else "neither"
+        raise ValueError(f"{type(stack).__name__} needs input_ids or inputs_embeds, but got {given}")
     return stack.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
 
@@ -56,9 +59,6 @@ class TextEncoder(Encoder):
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
-        self.embed_pairs = None
-        if config.pair_rows:
-            self.embed_pairs = PairEmbedding(config.pair_rows, config.hidden_size, config.dropout)
         self.embed_positions = position_embedding(config)
         self.post_init()
 
@@ -69,14 +69,8 @@ class TextEncoder(Encoder):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
+        """Ids `(batch, length)` or embeddings `(batch, length, width)` to vectors of the latter shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
-        if self.embed_pairs is not None:
-            if input_ids is None:
-                raise ValueError(
-                    f"pair_rows={self.config.pair_rows}: pairs are told by ids, not by embeddings"
-                )
-            states = states + self.embed_pairs(input_ids)
         positions = torch.arange(states.shape[1], device=states.device)
         return super().forward(self.embed_positions(states, positions), attention_mask, **kwargs)
 
@@ -100,19 +94,18 @@ class TextDecoder(Decoder):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Ids `(batch, length)`, or embeddings `(batch, length, width)`, to vectors of that shape."""
+        """Ids `(batch, length)` or embeddings `(batch, length, width)` to vectors of the latter shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
-            use_cache = False  # layers that run again in the backward pass would add their keys twice
+            use_cache = False  # layers run again in the backward pass and would append their keys twice
         if not use_cache:
             past_key_values = None
         elif past_key_values is None:
             past_key_values = new_cache(self.config)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        end = (
-            past_length + states.shape[1] if isinstance(past_length, int) else 0
-        )  # a static cache's is a tensor
+        # A static cache keeps its length in a tensor, which is not read here: that would wait for the device.
+        end = past_length + states.shape[1] if isinstance(past_length, int) else 0
         if position_ids is None:
             position_ids = (torch.arange(states.shape[1], device=states.device) + past_length)[None]
         return super().forward(
@@ -125,12 +118,12 @@ class TextDecoder(Decoder):
 
 
 class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
-    """Encoder and decoder without a head (figure 1), or either alone where the other has no layers."""
+    """Encoder and decoder without a head (figure 1); or one of them, if the other has no layers."""
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         if config.tie_word_embeddings:
-            # Saved under this one name, the matrix finds its place in whichever stacks and heads load it.
+            # Any stack or head can load the matrix, because it is saved under this one name.
             self.shared = TokenEmbedding(config.vocab_size, config.hidden_size)
         self._tied_weights_keys = {}
         if config.encoder_layers:
@@ -171,14 +164,14 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
     ) -> Seq2SeqModelOutput | BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
-            input_ids, attention_mask, inputs_embeds: the source `(batch, length)` with 1 for real tokens and
-                0 for padding; where there is no encoder, the decoder's input.
+            input_ids, attention_mask, inputs_embeds: the source, `(batch, length)`, with 1 for real tokens
+                and 0 for padding; without an encoder, the decoder's input.
             decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds: the target so far,
-                `(batch, length)`; the source shifted right when none is given.
-            encoder_outputs: of an earlier run of the encoder, which is then not run.
-            position_ids: `(batch, length)`, for a decoder alone whose input is padded on the left.
-            source_packing, target_packing: skip the padding that the encoder and the decoder would compute;
-                the stack that ends the model then returns vectors `(1, tokens, width)`.
+                `(batch, length)`; by default the source shifted right.
+            encoder_outputs: of an earlier run of the encoder, which then does not run again.
+            position_ids: `(batch, length)`, for a decoder without an encoder, padded on the left.
+            source_packing, target_packing: let the encoder and the decoder skip padding; `last_hidden_state`
+                is then `(1, tokens, width)`.
         """
         if not self.config.encoder_layers:
             return self.decoder(
@@ -266,7 +259,7 @@ class LanguageModelHead:
 
 def require_labels(labels: torch.Tensor | None):
     if labels is None:
-        raise ValueError("training_loss=… returns the loss alone, which needs labels: give labels=…")
+        raise ValueError("training_loss needs labels: pass labels=… with it")
 
 
 class VanillaTransformerForConditionalGeneration(
@@ -285,8 +278,8 @@ class VanillaTransformerForConditionalGeneration(
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As any model's; the folder brings its pipelines along, too."""
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the pipelines of the model with it; see `PreTrainedModel.save_pretrained`."""
         self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -313,9 +306,9 @@ class VanillaTransformerForConditionalGeneration(
     ) -> Seq2SeqLMOutput:
         """
         Args:
-            labels: `(batch, length)`, -100 where there is padding; shifted right they are the decoder's
-                input when none is given.
-            logits_to_keep: how many of the last positions get logits; 0 for all.
+            labels: `(batch, length)`, -100 for padding; shifted right they are the decoder's input, unless
+                `decoder_input_ids` or `decoder_inputs_embeds` is given.
+            logits_to_keep: number of last positions that get logits; 0 for all.
             num_items_in_batch: the labelled tokens of the whole update, by which the summed loss is divided
                 when gradients are accumulated; None counts those of `labels`.
             training_loss: returns this loss alone, and computes nothing for padding, which must be on the
@@ -365,10 +358,12 @@ class VanillaTransformerForConditionalGeneration(
         )
 
 
-def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransformerConfig:
-    """A copy of the configuration without the other stack."""
+def with_only(
+    config: VanillaTransformerConfig, stack: Literal["encoder", "decoder"]
+) -> VanillaTransformerConfig:
+    """A copy of the configuration without the other stack; raises ValueError if this one has no layers."""
     if not getattr(config, f"{stack}_layers"):
-        raise ValueError(f"{stack}_layers=0, but this model is {stack} only")
+        raise ValueError(f"{stack}_layers=0, but this model needs the {stack}: set {stack}_layers")
     config = copy.deepcopy(config)
     setattr(config, "encoder_layers" if stack == "decoder" else "decoder_layers", 0)
     config.is_encoder_decoder = False
@@ -378,7 +373,7 @@ def with_only(config: VanillaTransformerConfig, stack: str) -> VanillaTransforme
 class VanillaTransformerForCausalLM(
     LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
 ):
-    """The decoder alone as a language model; an encoder in the configuration is left out."""
+    """The decoder alone as a language model; it ignores the encoder of the configuration."""
 
     def __init__(self, config: VanillaTransformerConfig):
         config = with_only(config, "decoder")
@@ -404,11 +399,10 @@ class VanillaTransformerForCausalLM(
     ) -> CausalLMOutputWithCrossAttentions:
         """
         Args:
-            labels: `(batch, length)`, the input itself with -100 where there is padding; each position
-                predicts the next.
+            labels: `(batch, length)`, the input with -100 for padding; each position predicts the next one.
             num_items_in_batch, training_loss: as in conditional generation.
         """
-        next_labels = kwargs.pop("shift_labels", None)  # sequence-parallel training shifts before it cuts
+        next_labels = kwargs.pop("shift_labels", None)  # sequence-parallel training shifts before it splits
         if labels is not None and next_labels is None:
             next_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if next_labels is not None:
@@ -444,179 +438,9 @@ class VanillaTransformerForCausalLM(
         )
 
 
-class EncoderHead(VanillaTransformerPreTrainedModel):
-    """What the heads on an encoder share: the encoder; a decoder in the configuration is left out."""
-
-    def __init__(self, config: VanillaTransformerConfig):
-        config = with_only(config, "encoder")
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = VanillaTransformerModel(config)
-
-
-class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
-    """The encoder alone, filling in masked words, with the projection tied to the embeddings."""
-
-    def __init__(self, config: VanillaTransformerConfig):
-        super().__init__(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        training_loss: TrainingLoss | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> MaskedLMOutput:
-        """
-        Args:
-            labels: `(batch, length)`, the words at masked positions and -100 elsewhere.
-            num_items_in_batch, training_loss: as in conditional generation; the loss alone needs logits of
-                the masked positions only.
-        """
-        packing = NO_PACKING
-        if training_loss is not None:
-            require_labels(labels)
-            packing = Packing(attention_mask)
-        outputs = self.model(
-            input_ids, attention_mask, inputs_embeds=inputs_embeds, source_packing=packing, **kwargs
-        )
-        loss, logits = self.loss_and_logits(
-            outputs.last_hidden_state,
-            labels,
-            num_items_in_batch,
-            training_loss,
-            packing=packing,
-        )
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-class VanillaTransformerForSequenceClassification(EncoderHead):
-    """The text as one vector, the mean over its tokens or the first one's, projected to the labels."""
-
-    def __init__(self, config: VanillaTransformerConfig):
-        super().__init__(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:
-        """Labels `(batch,)`; `(batch, labels)` of 0 and 1 for several per text; real for regression."""
-        if self.training and self.config.word_dropout:
-            if attention_mask is None:
-                words = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-                attention_mask = torch.ones_like(words, dtype=torch.long)
-            attention_mask = hide_words(attention_mask, self.config.word_dropout)
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
-        states = outputs.last_hidden_state  # (batch, length, width)
-        if self.config.pooling == "class_token":
-            text = states[:, 0]  # (batch, width)
-        elif attention_mask is None:
-            text = states.mean(1)
-        else:
-            real = attention_mask[..., None].to(states.dtype)
-            text = (states * real).sum(1) / real.sum(1).clamp(min=1)
-        logits = self.classifier(self.dropout(text))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-def hide_words(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
-    """The mask `(batch, length)` without a share of the tokens, drawn anew at each call; the first one stays.
-
-    Word dropout (Iyyer et al. 2015): what is hidden is neither attended to nor part of the mean.
-    """
-    kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= share
-    kept[:, 0] = True
-    return attention_mask * kept
-
-
-class VanillaTransformerForTokenClassification(EncoderHead):
-    """A label for each token."""
-
-    def __init__(self, config: VanillaTransformerConfig):
-        super().__init__(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """Labels `(batch, length)`, -100 where there is none."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None if labels is None else self.loss_function(logits, labels, self.config)
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-class VanillaTransformerForQuestionAnswering(EncoderHead):
-    """Where in the text the answer starts and ends."""
-
-    def __init__(self, config: VanillaTransformerConfig):
-        super().__init__(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        start_positions: torch.Tensor | None = None,
-        end_positions: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> QuestionAnsweringModelOutput:
-        """Positions `(batch,)` of the answer's first and last token."""
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(
-            -1
-        )  # (batch, length) each
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
 __all__ = [
     "VanillaTransformerForCausalLM",
     "VanillaTransformerForConditionalGeneration",
-    "VanillaTransformerForMaskedLM",
-    "VanillaTransformerForQuestionAnswering",
-    "VanillaTransformerForSequenceClassification",
-    "VanillaTransformerForTokenClassification",
     "VanillaTransformerModel",
     "VanillaTransformerPreTrainedModel",
 ]

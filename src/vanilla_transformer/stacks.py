@@ -10,7 +10,6 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla_transformer import LayersConfig, VanillaTransformerConfig
-from .embeddings import PairEmbedding
 from .layers import Attention, DecoderLayer, Dropout, EncoderLayer, normalization, own_cache
 from .packing import NO_PACKING, Packing, packing_for_norm
 
@@ -50,8 +49,6 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, PairEmbedding):
-            init.zeros_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
         else:

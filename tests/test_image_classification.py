@@ -109,7 +109,7 @@ def test_columns_may_have_other_names(tmp_path):
         "red r",
         "blue b",
     ]
-    with pytest.raises(InputError, match="image_column: .* has no column 'image'.*img, coarse, fine"):
+    with pytest.raises(InputError, match="image_column: .* has no column 'image'.*coarse, fine, img"):
         load_splits(ImageArguments(**files))
     with pytest.raises(InputError, match="image_column: 'coarse' of .* holds .*int64.*, not images"):
         load_splits(ImageArguments(image_column="coarse", **files))

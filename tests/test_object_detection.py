@@ -137,7 +137,7 @@ def test_bad_data_raises(tmp_path):
     image = encoded(photo(), tmp_path / "i")
     square = {"bbox": [[10, 5, 20, 20]], "category": [0]}
     files = parquet(tmp_path / "a.parquet", [image], [square])
-    with pytest.raises(InputError, match="no column 'picture'.*image_column"):
+    with pytest.raises(InputError, match="image_column: .* has no column 'picture'"):
         load_splits(DetectionArguments(train_file=files, image_column="picture"))
     nothing = parquet(tmp_path / "b.parquet", [image], [{"bbox": [], "category": []}])
     with pytest.raises(InputError, match="nothing to learn"):

@@ -10,8 +10,8 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 
 from .images import StoredImage
-from .settings import InputError, nearest
-from .sources import SPLITS, SourceArguments, load_rows
+from .settings import InputError
+from .sources import SPLITS, SourceArguments, load_rows, require_column
 
 Objects = list[list[dict[str, Any]]]  # for each image, its objects: bbox, category (a name), area, iscrowd
 Loaded = dict[str, tuple[Sequence[StoredImage], Objects, str]]  # split -> images, objects, source for errors
@@ -126,13 +126,8 @@ def _from_rows(data: DetectionArguments) -> tuple[Loaded, list[str]]:
     loaded: Loaded = {}
     names: list[str] | None = None
     for name, (rows, where) in load_rows(data).items():
-        for column in (data.image_column, data.objects_column):
-            if column not in rows.column_names:
-                meant = nearest(column, rows.column_names)
-                raise InputError(
-                    f"{where} has no column {column!r}{meant} (it has {', '.join(rows.column_names)}): set "
-                    "image_column and objects_column"
-                )
+        for key in ("image_column", "objects_column"):
+            require_column(rows.column_names, getattr(data, key), key, where)
         objects = [_as_list(image, where) for image in rows[data.objects_column]]
         if names is None:
             names = _label_names(rows.features[data.objects_column], objects, where)

@@ -24,8 +24,8 @@ from ..losses import IGNORE_INDEX
 from .augmentation import Augmentation, Mix
 from .images import UNREADABLE, StoredImage, open_image
 from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, tell_skipped
-from .settings import InputError, nearest
-from .sources import Rows, Skips, load_rows
+from .settings import InputError
+from .sources import Rows, Skips, load_rows, require_column
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
         )
         kept = np.flatnonzero(readable & (labels != IGNORE_INDEX))
         if split == "train":
-            check_classes(labels[kept], names, where)
+            check_classes(labels[kept].tolist(), names, where)
         elif not len(kept):
             logger.warning("%s: no row can be scored, so this split is ignored", where)
             continue
@@ -195,10 +195,7 @@ def _check_columns(rows: Rows, where: str, data: ImageArguments) -> None:
     if columns is None or rows.features is None:
         raise InputError(f"streaming: {where} does not declare its columns; set streaming to false")
     for key in ("image_column", "label_column"):
-        column = getattr(data, key)
-        if column not in columns:
-            near, held = nearest(column, columns), ", ".join(columns)
-            raise InputError(f"{key}: {where} has no column {column!r}{near} (it has {held})")
+        require_column(columns, getattr(data, key), key, where)
     kind = rows.features[data.image_column]
     if not isinstance(kind, ImageFeature) and not _is_encoded(kind):
         raise InputError(

@@ -42,7 +42,7 @@ def noise(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def scene(left: int, top: int, width: int, height: int) -> tuple[Image.Image, np.ndarray]:
-    """Returns a white rectangle on black, and the box around it with class 3."""
+    """Return a white rectangle on black, and the box around it with class 3."""
     pixels = np.zeros((60, 80, 3), dtype=np.uint8)
     pixels[top : top + height, left : left + width] = 255
     return Image.fromarray(pixels), np.array([[left, top, width, height, 3]], dtype=np.float32)

@@ -45,7 +45,7 @@ def picture(color: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
 
 @pytest.fixture
 def folders(tmp_path) -> Path:
-    """Makes a folder for each split, with a folder for each class."""
+    """Make a folder for each split, with a folder for each class."""
     for split, count in (("train", 4), ("validation", 2)):
         for color in COLORS:
             (tmp_path / split / color).mkdir(parents=True)
@@ -61,7 +61,7 @@ def parquet(path: Path, images: list, labels: list, **features) -> str:
 
 
 def colors_and_labels(rows: Dataset) -> list[str]:
-    """Returns the color of each image, and the name of its label."""
+    """Return the color of each image, and the name of its label."""
     names = rows.features["label"].names
     values = {value: name for name, value in COLORS.items()}
     return [

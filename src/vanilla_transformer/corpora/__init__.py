@@ -21,7 +21,7 @@ def corpus_files(name: str) -> dict[str, str]:
 
 
 def load_corpus(name: str) -> DatasetDict:
-    """Loads a shipped corpus. Raises ValueError for an unknown name."""
+    """Load a shipped corpus. Raises ValueError for an unknown name."""
     from datasets import load_dataset
 
     return load_dataset("parquet", data_files=corpus_files(name))

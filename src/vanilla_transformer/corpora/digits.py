@@ -85,7 +85,7 @@ def _scikit_digits() -> Any:
 
 
 def _trim(digit: np.ndarray) -> Image.Image:
-    """Cuts off the empty rows and columns around a digit."""
+    """Cut off the empty rows and columns around a digit."""
     rows, columns = (np.flatnonzero(digit.max(axis) > 2) for axis in (1, 0))
     digit = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Image.fromarray((digit * (255 / 16)).astype(np.uint8))

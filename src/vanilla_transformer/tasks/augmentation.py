@@ -83,7 +83,7 @@ class MixArguments(AugmentationArguments):
 
 
 class Augmentation:
-    """Changes one image at a time."""
+    """Change one image at a time."""
 
     def __init__(self, settings: AugmentationArguments, seed: int) -> None:
         self.settings = settings
@@ -92,7 +92,7 @@ class Augmentation:
     def __call__(
         self, image: Image.Image, epoch: int, index: int, boxes: Boxes | None = None
     ) -> tuple[Image.Image, Boxes | None]:
-        """Returns the changed image and its boxes.
+        """Return the changed image and its boxes.
 
         Args:
             image: an image in RGB.
@@ -123,7 +123,7 @@ class Augmentation:
 
 
 def flip(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, Boxes | None]:
-    """Flips from left to right."""
+    """Flip from left to right."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, 0] = image.width - boxes[:, 0] - boxes[:, 2]
@@ -131,7 +131,7 @@ def flip(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, B
 
 
 def flip_vertical(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image.Image, Boxes | None]:
-    """Flips upside down."""
+    """Flip upside down."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, 1] = image.height - boxes[:, 1] - boxes[:, 3]
@@ -139,7 +139,7 @@ def flip_vertical(image: Image.Image, boxes: Boxes | None = None) -> tuple[Image
 
 
 def shift(image: Image.Image, boxes: Boxes | None, right: int, down: int) -> tuple[Image.Image, Boxes | None]:
-    """Moves the image by whole pixels. The border is repeated to fill the gap."""
+    """Move the image by whole pixels. The border is repeated to fill the gap."""
     rows = (np.arange(image.height) - down).clip(0, image.height - 1)
     columns = (np.arange(image.width) - right).clip(0, image.width - 1)
     moved = Image.fromarray(np.asarray(image)[rows[:, None], columns])
@@ -153,7 +153,7 @@ def shift(image: Image.Image, boxes: Boxes | None, right: int, down: int) -> tup
 def crop(
     image: Image.Image, boxes: Boxes | None, left: int, top: int, width: int, height: int
 ) -> tuple[Image.Image, Boxes | None]:
-    """Cuts out a part."""
+    """Cut out a part."""
     if boxes is not None:
         boxes = boxes.copy()
         boxes[:, :2] -= (left, top)
@@ -183,7 +183,7 @@ def random_part(
 
 
 def affine(image: Image.Image, boxes: Boxes | None, matrix: np.ndarray) -> tuple[Image.Image, Boxes | None]:
-    """Rotates, shears or moves the image about its middle. The gaps get the mean color of the border.
+    """Rotate, shear or move the image about its middle. The gaps get the mean color of the border.
 
     A box becomes the smallest upright box around the changed one.
 
@@ -222,14 +222,14 @@ def rotation(degrees: float) -> np.ndarray:
 
 
 def border(image: Image.Image) -> tuple[int, ...]:
-    """Returns the mean color of the outermost pixels."""
+    """Return the mean color of the outermost pixels."""
     pixels = np.asarray(image)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return tuple(edge.mean(0).round().astype(int).tolist())
 
 
 def visible(boxes: Boxes, width: int, height: int) -> Boxes:
-    """Clips boxes to an image of this size, and drops those with less than `LEAST_VISIBLE` of their area."""
+    """Clip boxes to an image of this size, and drop those with less than `LEAST_VISIBLE` of their area."""
     first = boxes[:, :2].clip(0, (width, height))
     last = (boxes[:, :2] + boxes[:, 2:4]).clip(0, (width, height))
     sides = last - first
@@ -240,7 +240,7 @@ def visible(boxes: Boxes, width: int, height: int) -> Boxes:
 
 
 def recolor(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Multiplies brightness, contrast and saturation by these factors."""
+    """Multiply brightness, contrast and saturation by these factors."""
     image = ImageEnhance.Brightness(image).enhance(brightness)
     image = ImageEnhance.Contrast(image).enhance(contrast)
     return ImageEnhance.Color(image).enhance(saturation)
@@ -249,7 +249,7 @@ def recolor(image: Image.Image, brightness: float, contrast: float, saturation: 
 def erase(
     image: Image.Image, left: int, top: int, width: int, height: int, random: np.random.Generator
 ) -> Image.Image:
-    """Replaces a part with noise (Zhong et al. 2017)."""
+    """Replace a part with noise (Zhong et al. 2017)."""
     image = image.copy()
     noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
     image.paste(Image.fromarray(noise), (left, top))
@@ -306,7 +306,7 @@ class Mix:
     def __call__(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, epoch: int, indices: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixes each image, and its label, with another of the batch.
+        """Mix each image, and its label, with another of the batch.
 
         Args:
             pixel_values: `(batch, channels, height, width)`.

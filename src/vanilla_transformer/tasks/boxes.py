@@ -1,4 +1,4 @@
-"""Reads images and their boxes from COCO's JSON, from Parquet files or from the Hub."""
+"""Read images and their boxes from COCO's JSON, from Parquet files or from the Hub."""
 
 import json
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class DetectionArguments(SourceArguments):
 
 
 def read_boxes(data: DetectionArguments) -> tuple[Loaded, list[str]]:
-    """Returns the splits that `data` names, and the names of the labels, without opening the images.
+    """Return the splits that `data` names, and the names of the labels, without opening the images.
 
     Raises:
         InputError: a file or column is missing, or an object has no box or label.
@@ -79,7 +79,7 @@ def read_boxes(data: DetectionArguments) -> tuple[Loaded, list[str]]:
 
 
 def _is_coco(path: str) -> bool:
-    """Returns whether a file is one JSON object with COCO's keys, and not JSON lines."""
+    """Return whether a file is one JSON object with COCO's keys, and not JSON lines."""
     if Path(path).suffix != ".json" or not Path(path).is_file():
         return False
     with open(path, encoding="utf-8") as file:

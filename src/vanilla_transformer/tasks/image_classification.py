@@ -51,7 +51,7 @@ class ImageArguments(LabelArguments):
 
 
 def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
-    """Returns those of the splits train, validation and test that exist and have labels.
+    """Return those of the splits train, validation and test that exist and have labels.
 
     Each has the columns `image`, not yet decoded, and `label`, of class labels. Rows without a label or a
     readable image are skipped and counted. A stream skips them while it is read.
@@ -160,7 +160,7 @@ def _augmented(
 
 
 class ImageCollator:
-    """Makes batches of examples.
+    """Make batches of examples.
 
     Args:
         mix: mixes the images of a training batch. Without it they stay as they are.
@@ -205,7 +205,7 @@ def _check_columns(rows: Rows, where: str, data: ImageArguments) -> None:
 
 
 def _is_encoded(kind: Any) -> bool:
-    """Returns whether `datasets` reads a column of this kind as images."""
+    """Return whether `datasets` reads a column of this kind as images."""
     if isinstance(kind, dict):
         return {"bytes", "path"} == set(kind)
     return getattr(kind, "dtype", None) in ("binary", "large_binary", "string", "large_string")
@@ -229,7 +229,7 @@ def _opened(stored: StoredImage) -> Image.Image | None:
 
 
 def _readable(rows: Dataset, where: str, data: ImageArguments) -> np.ndarray:
-    """Returns for each row whether its image can be decoded completely."""
+    """Return for each row whether its image can be decoded completely."""
 
     def decode(images: dict[str, list]) -> dict[str, list[bool]]:
         return {"readable": [_opened(image) is not None for image in images[data.image_column]]}

@@ -19,7 +19,7 @@ StoredImage = Mapping[str, Any] | str | Path | io.BytesIO | None
 
 
 def open_image(stored: StoredImage) -> Image.Image:
-    """Opens an image without decoding its pixels yet; `to_rgb` decodes them.
+    """Open an image without decoding its pixels yet; `to_rgb` decodes them.
 
     Args:
         stored: `{"bytes": …, "path": …}`, as `datasets` stores an image, or a file, or its path.
@@ -37,7 +37,7 @@ def open_image(stored: StoredImage) -> Image.Image:
 def get_model(
     auto_class: Any, config_class: type[LayersConfig], settings: Mapping[str, Any], names: Sequence[str]
 ) -> PreTrainedModel:
-    """Builds a model with random weights.
+    """Build a model with random weights.
 
     Args:
         auto_class: the Auto class of the model's head.

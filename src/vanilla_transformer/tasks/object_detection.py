@@ -73,7 +73,7 @@ class AnnotatedImages(Epoch, torch.utils.data.Dataset):
         return image, {**annotation, "size": (image.height, image.width), "annotations": objects}
 
     def _readable(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
-        """The pair at `index`. If the image turns out to be broken, the next readable pair."""
+        """Return the pair at `index` or, if its image is broken, the next readable pair."""
         for candidate in (index, *range(index + 1, len(self)), *range(index)):
             try:
                 return to_rgb(open_image(self.images[candidate])), self.annotations[candidate]
@@ -90,7 +90,7 @@ class AnnotatedImages(Epoch, torch.utils.data.Dataset):
 def load_splits(
     data: DetectionArguments, augmentation: AugmentationArguments | None = None, seed: int = 0
 ) -> tuple[Mapping[str, AnnotatedImages | DigitCanvases], list[str]]:
-    """Returns those of the splits train, validation and test that exist, and the names of the labels.
+    """Return those of the splits train, validation and test that exist, and the names of the labels.
 
     Images that cannot be opened, and boxes without area in their image, are skipped and counted.
 
@@ -140,7 +140,7 @@ def _count_labels(split: AnnotatedImages) -> Counter[int]:
 def _checked(
     images: Sequence[StoredImage], objects: Objects, where: str, names: list[str], thorough: bool
 ) -> tuple[Images, list[dict[str, Any]]]:
-    """Skips images and boxes that cannot be used, and returns the other images and their annotations.
+    """Skip images and boxes that cannot be used, and return the other images and their annotations.
 
     Args:
         thorough: decodes every image completely. Otherwise only its header is read.
@@ -189,7 +189,7 @@ def _checked(
 
 
 def _clipped(box: Sequence[float], width: int, height: int, where: str) -> list[float] | None:
-    """Returns the part of a box inside the image, or None if it has no area."""
+    """Return the part of a box inside the image, or None if it has no area."""
     numbers = np.asarray(box, dtype=np.float64)
     if numbers.shape != (4,) or not np.isfinite(numbers).all():
         raise InputError(f"{where}: a box has four finite numbers, not {numbers.tolist()}")
@@ -203,7 +203,7 @@ def _clipped(box: Sequence[float], width: int, height: int, where: str) -> list[
 
 
 class DetectionCollator:
-    """Makes batches of pairs of an image and its annotation.
+    """Make batches of pairs of an image and its annotation.
 
     `image_ids` `(batch,)` go to `detection_metrics` as the labels (`label_names`). The model ignores them.
     """
@@ -219,7 +219,7 @@ class DetectionCollator:
 
 
 def get_image_processor(data: DetectionArguments) -> VanillaTransformerImageProcessor:
-    """Resizes to `data.size`. Batches with images of different sizes are padded."""
+    """Resize to `data.size`. Batches with images of different sizes are padded."""
     return VanillaTransformerImageProcessor(
         size=data.size, resample=Image.Resampling.BILINEAR, do_pad="height" not in data.size
     )

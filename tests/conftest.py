@@ -1,4 +1,4 @@
-"""The markers of transformers' own tests, which some modules here run; recipes as modules."""
+"""Register the markers of transformers' own tests, which some modules here run."""
 
 from launch import load_script
 

@@ -1,4 +1,4 @@
-"""Recipes: every YAML means something, and the quickstart's path works from data to pipeline()."""
+"""Recipes: every YAML parses and has a receipt; the translation recipe runs from data to pipeline."""
 
 import itertools
 import json
@@ -28,7 +28,6 @@ SETTINGS = {
     **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "average_checkpoints": 2},
 }
 SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
-
 
 SCRIPTS = {"translation": "seq2seq", "summarization": "seq2seq"}  # other folders have their script's name
 
@@ -88,7 +87,7 @@ def test_a_receipt_and_a_result_come_together(path):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_launch_configs_are_accelerates(path):
+def test_launch_configs_load_in_accelerate(path):
     config = load_config_from_file(str(path))
     assert config.num_processes >= 2 * config.num_machines
     if config.fsdp_config:
@@ -98,7 +97,7 @@ def test_launch_configs_are_accelerates(path):
             assert any(hasattr(module, name) for module in (layers, stacks, modeling_vanilla_transformer))
 
 
-def test_quickstart_from_data_to_pipeline(tmp_path, capsys):
+def test_the_quickstart_from_data_to_pipeline(tmp_path, capsys):
     folder = tmp_path / "model"
     run_recipe("seq2seq", QUICKSTART, *SMALL, "--output_dir", folder)
 
@@ -118,12 +117,12 @@ def test_quickstart_from_data_to_pipeline(tmp_path, capsys):
 
     with pytest.raises(InputError, match="resume_from_checkpoint"):
         run_recipe("seq2seq", QUICKSTART, *SMALL, "--output_dir", folder)
-    go_on = ["--max_steps=3", "--resume_from_checkpoint=true"]
-    run_recipe("seq2seq", QUICKSTART, *SMALL, "--output_dir", folder, *go_on)
+    resume = ["--max_steps=3", "--resume_from_checkpoint=true"]
+    run_recipe("seq2seq", QUICKSTART, *SMALL, "--output_dir", folder, *resume)
     assert json.loads((folder / "results.json").read_text())["updates"] == 3
 
 
-def test_parallel_text_and_a_given_tokenizer(tmp_path):
+def test_parallel_text_files_and_a_given_tokenizer(tmp_path):
     for language, word in (("en", "dog"), ("de", "Hund")):
         (tmp_path / f"train.{language}").write_text("".join(f"{word} {number}\n" for number in range(200)))
     files = [tmp_path / "train.en", tmp_path / "train.de"]
@@ -138,7 +137,7 @@ def test_parallel_text_and_a_given_tokenizer(tmp_path):
     assert len((tmp_path / "two" / "translations.jsonl").read_text().splitlines()) == 6
 
 
-def test_errors_of_the_caller_are_one_line():
+def test_an_expected_error_is_one_line():
     done = launch("recipes/seq2seq.py", QUICKSTART, "--lerning_rate=1")
     assert done.returncode == 1
     assert "did you mean 'learning_rate'" in done.stderr
@@ -147,12 +146,12 @@ def test_errors_of_the_caller_are_one_line():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes(launcher, tmp_path):
+def test_two_processes_make_one_training(launcher, tmp_path):
     words = [QUICKSTART, *SMALL, "--output_dir", tmp_path / "model"]
     done = launch("recipes/seq2seq.py", *words, processes=2, launcher=launcher)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["updates"] == 2
-    assert results["hardware"].startswith(("2 threads", "2 x "))  # one training, not two
+    assert results["hardware"].startswith(("2 threads", "2 x "))
     assert done.stdout.count("The model is in") == 1
     assert len((tmp_path / "model" / "translations.jsonl").read_text().splitlines()) == 6

@@ -1,4 +1,4 @@
-"""Settings: the YAML's keys and the flags are one set of names, typed, overridable, and never misread."""
+"""Settings: YAML keys and flags are one set of typed names; flags override; errors name the line."""
 
 from dataclasses import dataclass, field
 
@@ -42,14 +42,25 @@ model:
     assert model == {"preset": "tiny", "dropout": 0.3, "head_dim": None, "tie_word_embeddings": False}
 
 
-def test_flags_override_the_yaml_and_the_last_flag_wins(tmp_path):
+def test_flags_override_the_yaml_and_the_last_one_wins(tmp_path):
     text = "count: 1\nseed: 5\nmodel: {hidden_size: 64}"
     flags = ["--count", "2", "--count=3", "--model.hidden_size", "128", "--use-cpu"]
     model, own, args = read(tmp_path, text, *flags)
     assert (model, own.count, args.seed, args.use_cpu) == ({"hidden_size": 128}, 3, 5, True)
 
 
-def test_flags_alone_and_an_empty_yaml(tmp_path):
+def test_a_recipes_defaults_yield_to_the_yaml_and_the_flags(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("count: 2")
+    defaults = {"count": 1, "seed": 7}
+    words = [VanillaTransformerConfig, Own, Seq2SeqTrainingArguments]
+    _, own, args = parse(*words, argv=[], defaults=defaults)
+    assert (own.count, args.seed) == (1, 7)
+    _, own, args = parse(*words, argv=[str(path), "--seed=8"], defaults=defaults)
+    assert (own.count, args.seed) == (2, 8)
+
+
+def test_flags_need_no_yaml_and_a_yaml_may_be_empty(tmp_path):
     flags = ["--count", "5"]
     alone = parse(VanillaTransformerConfig, Own, argv=flags)
     assert alone == ({}, Own(count=5))
@@ -67,14 +78,14 @@ def test_flags_alone_and_an_empty_yaml(tmp_path):
         ("seed: 1\ncount: 2\nseed: 3", [], ["line 3", "seed", "line 1"]),
         ("model:\n  hidden_size: 1\n  hidden_size: 2", [], ["line 3", "model.hidden_size", "line 2"]),
         ("model:\n  hiden_size: 3", [], ["line 2", "'hiden_size'", "did you mean 'hidden_size'"]),
-        ("model:\n  d_model: 3", [], ["line 2", "'d_model'", "called 'hidden_size'"]),
+        ("model:\n  d_model: 3", [], ["line 2", "'d_model'", "write 'hidden_size'"]),
         ("model:\n  vocab_size: 3", [], ["line 2", "'vocab_size'", "tokenizer"]),
         ("model:\n  pad_token_id: 3", [], ["line 2", "tokenizer"]),
         ("model:\n  hidden_size: big", [], ["line 2", "hidden_size", "int", "'big'"]),
         ("model:\n  tie_word_embeddings: 7", [], ["line 2", "bool"]),
         ("model:\n  norm_position: middle", [], ["line 2", "post", "pre", "'middle'"]),
         ("model:\n  preset: tinny", [], ["line 2", "'tinny'", "did you mean 'tiny'"]),
-        ("model:\n  preset: vast", [], ["line 2", "'vast'", "there are tiny, "]),
+        ("model:\n  preset: vast", [], ["line 2", "'vast'", "choose from tiny, "]),
         ("modle:\n  preset: tiny", [], ["line 1", "'modle'", "did you mean 'model'"]),
         ("model:\n  hidden_size: 129", [], ["recipe.yaml", "hidden_size=129", "num_attention_heads=8"]),
         ("model: 3", [], ["line 1", "key: value"]),
@@ -84,27 +95,24 @@ def test_flags_alone_and_an_empty_yaml(tmp_path):
         ("eval_strategy: stepps", [], ["line 1", "eval_strategy", "'stepps'", "steps"]),
         ("", ["--leaning_rate", "3"], ["--leaning_rate", "did you mean 'learning_rate'"]),
         ("", ["--model.hidden", "3"], ["--model.hidden", "did you mean 'hidden_size'"]),
-        (
-            "",
-            ["--learning", "3"],
-            ["--learning", "'learning'"],
-        ),  # no abbreviations: they change with the names
+        # Abbreviations are refused: a new key could change their meaning.
+        ("", ["--learning", "3"], ["--learning", "'learning'"]),
         ("", ["--learning_rate", "fast"], ["--learning_rate", "'fast'"]),
         ("seed: 4", ["--seed", "many"], ["--seed", "'many'"]),
         ("", ["stray"], ["'stray'"]),
         ("save_steps: 3\nload_best_model_at_end: true", [], ["recipe.yaml", "load_best_model_at_end"]),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, flags, named):
+def test_errors_name_the_line_and_the_nearest_name(tmp_path, text, flags, named):
     with pytest.raises(InputError) as error:
         read(tmp_path, text, *flags)
     for words in named:
         assert words in str(error.value)
 
 
-def test_a_missing_file_names_those_there(tmp_path):
+def test_a_missing_yaml_is_an_error_that_lists_the_others(tmp_path):
     (tmp_path / "quickstart.yaml").touch()
-    with pytest.raises(InputError, match=r"no file .*quickstrat.yaml.*there are .*quickstart.yaml"):
+    with pytest.raises(InputError, match=r"no file .*quickstrat.yaml.*choose from .*quickstart.yaml"):
         parse(VanillaTransformerConfig, Own, argv=[str(tmp_path / "quickstrat.yaml")])
 
 
@@ -118,24 +126,27 @@ def test_help_explains_every_key(capsys):
         assert f"\n  {name} " in text
 
 
-def test_a_run_goes_where_it_may_and_from_where_it_can(tmp_path):
-    def prepared(folder, **more):
-        return prepare_output_dir(Seq2SeqTrainingArguments(output_dir=str(folder), use_cpu=True, **more))
+def prepared(folder, **more):
+    return prepare_output_dir(Seq2SeqTrainingArguments(output_dir=str(folder), use_cpu=True, **more))
 
+
+def test_output_dir_is_created_and_must_be_writable(tmp_path):
     run = tmp_path / "outputs" / "run"
     assert prepared(run) is None and run.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write to .*file/run"):
+        prepared(tmp_path / "file" / "run")
+
+
+def test_an_earlier_run_is_resumed_or_refused(tmp_path):
+    run = tmp_path / "run"
     with pytest.raises(InputError, match=f"no checkpoint in {run}"):
         prepared(run, resume_from_checkpoint="true")
     for step in (5, 10):
         (run / f"checkpoint-{step}").mkdir()
     assert prepared(run, resume_from_checkpoint="true") == f"{run}/checkpoint-10"
     assert prepared(tmp_path / "new", resume_from_checkpoint=f"{run}/checkpoint-5") == f"{run}/checkpoint-5"
-    with pytest.raises(
-        InputError, match="holds an earlier run; go on from it with --resume_from_checkpoint true"
-    ):
+    with pytest.raises(InputError, match="an earlier run. Resume it with --resume_from_checkpoint true"):
         prepared(run)
     with pytest.raises(InputError, match="there is no folder nowhere"):
         prepared(run, resume_from_checkpoint="nowhere")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file/run cannot be written"):
-        prepared(tmp_path / "file" / "run")

@@ -1,4 +1,4 @@
-"""Summarization: training, scoring and the pipeline cut long documents alike; the recipe's whole path."""
+"""Summarization: training, scoring and the pipeline cut documents alike; the recipe from data to pipeline."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def test_long_sources_are_cut_or_skipped(streaming, caplog):
     assert f"sources to {limit} tokens" in caplog.text
 
 
-def test_scores_are_rouges_of_the_decoded_texts():
+def test_rouge_scores_the_decoded_texts():
     tokenizer = VanillaTransformerTokenizer.train([["a b c d e f"] * 3], 280, show_progress=False)
     ids = tokenizer(["a b c", "d e"], padding=True, return_tensors="np")["input_ids"]
     references = ["a b d", "e d"]
@@ -66,7 +66,7 @@ def test_scores_are_rouges_of_the_decoded_texts():
     assert summarization_metrics(tokenizer)(outputs)["rougeL"] == pytest.approx(100)
 
 
-def test_from_pairs_to_pipeline(pairs_file, tmp_path, capsys):
+def test_the_recipe_from_data_to_pipeline(pairs_file, tmp_path, capsys):
     folder = tmp_path / "model"
     settings = {
         **{"train_file": pairs_file, "validation_file": pairs_file, "max_validation_samples": 12},
@@ -87,7 +87,7 @@ def test_from_pairs_to_pipeline(pairs_file, tmp_path, capsys):
     documents, expected = [line["source"] for line in lines], [line["summary"] for line in lines]
     assert documents == [document for document, _ in PAIRS[:12]]
     summarize = pipeline("summarization", model=str(folder))
-    assert [out["summary_text"] for out in summarize(documents)] == expected  # it cuts long ones by itself
+    assert [out["summary_text"] for out in summarize(documents)] == expected  # cuts long documents itself
     assert [out["summary_text"] for out in summarize(documents, batch_size=4)] == expected
     assert [out[0]["summary_text"] for out in summarize(text for text in documents)] == expected
     rows = KeyDataset(Dataset.from_dict({"document": documents}), "document")
@@ -99,7 +99,7 @@ def test_from_pairs_to_pipeline(pairs_file, tmp_path, capsys):
     assert max(len(out["summary_token_ids"]) for out in longest) <= 6  # the start token and max_target_length
 
 
-def test_leading_sentences(pairs_file):
+def test_the_baseline_scores_leading_sentences(pairs_file):
     words = [f"--train_file={pairs_file}", f"--validation_file={pairs_file}"]
     script, recipe = "benchmarks/baselines/leading_sentences.py", "recipes/summarization/quickstart.yaml"
     done = launch(script, recipe, *words)

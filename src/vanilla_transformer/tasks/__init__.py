@@ -1,4 +1,4 @@
-"""The recipes' library: settings, data, results, one module per recipe. It may change in any release."""
+"""The recipes' library: settings, data and results, and one module per recipe. Any release may change it."""
 
 from .results import finish, predict
 from .running import run, start

@@ -1,4 +1,4 @@
-"""The end of a recipe: results.json, the model card, the upload."""
+"""Score and finish a recipe: held-out splits, results.json, the model card, the upload."""
 
 import json
 import platform
@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import torch
 from huggingface_hub import upload_folder
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from ..model_card import USE, write_model_card
 from ..training.trainer import VanillaTransformerTrainer
 
-# Training arguments that the card shows: the first ones always, the others if they differ from their default.
+# Training arguments on the card: the first are always shown, the others if they differ from their defaults.
 ALWAYS_SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
 SHOWN_IF_SET = (
     "noam_factor",
@@ -57,8 +58,9 @@ def finish(
     """
     if not trainer.is_world_process_zero():
         return
-    args, folder = trainer.args, trainer.args.output_dir
-    results = {"parameters": trainer.model.num_parameters(), **(facts or {})}
+    model = cast(PreTrainedModel, trainer.model)
+    args, folder = trainer.args, str(trainer.args.output_dir)
+    results: dict[str, object] = {"parameters": model.num_parameters(), **(facts or {})}
     results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
     for metrics in scores.values():
         results |= metrics
@@ -90,7 +92,7 @@ def finish(
     )
     if args.push_to_hub:
         upload_folder(
-            repo_id=trainer.hub_model_id,
+            repo_id=cast(str, trainer.hub_model_id),
             folder_path=folder,
             ignore_patterns=["checkpoint-*", "unfinished/*"],
             token=args.hub_token,
@@ -106,13 +108,14 @@ def predict(
     split: Dataset,
     name: str,
     compute_metrics: Callable | None = None,
-    **generation: object,
+    **generation: Any,
 ) -> PredictionOutput:
-    """Predict a held-out split, and score it by its own `compute_metrics` where the trainer has another.
+    """Predict a held-out split, and score it.
 
     Args:
-        name: of the split; the metrics are called `<name>_loss` and so on.
-        generation: arguments of `generate`, for models that write texts.
+        name: the name of the split. The metrics have it as a prefix, such as `test_loss`.
+        compute_metrics: scores this split in place of the trainer's own `compute_metrics`.
+        generation: arguments of `generate`, for a `VanillaTransformerSeq2SeqTrainer`.
     """
     during_training = trainer.compute_metrics
     trainer.compute_metrics = compute_metrics or during_training
@@ -136,10 +139,10 @@ def minutes_since_start() -> float:
 
 
 def hardware(processes: int) -> str:
-    """What this program runs on, such as "1 x NVIDIA H200" or "2 threads of AMD EPYC 7R13"."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        name = torch.cuda.get_device_name() if kind == "cuda" else kind
+    """Return what this program runs on, such as "1 x NVIDIA H200" or "2 threads of AMD EPYC 7R13"."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device:
+        name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
         return f"{processes} x {name}"
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
@@ -149,7 +152,7 @@ def hardware(processes: int) -> str:
 
 
 def _speeds(log_history: list[dict]) -> dict[str, float]:
-    """Means over the training, such as `target_tokens_per_second`."""
+    """Return the mean of each logged speed, such as `target_tokens_per_second`."""
     logs = [entry for entry in log_history if "loss" in entry]
     names = dict.fromkeys(name for entry in logs for name in entry if name.endswith("_per_second"))
     return {name: float(np.mean([entry.get(name, 0) for entry in logs])) for name in names}

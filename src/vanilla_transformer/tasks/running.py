@@ -1,4 +1,4 @@
-"""How every recipe starts and fails: settings, logging, the seed, and errors of one line."""
+"""Start a recipe: parse its settings, set up logging and the seed, and report errors in one line."""
 
 import logging
 import sys
@@ -10,21 +10,21 @@ from .settings import parse
 
 logger = logging.getLogger(__name__)
 
-# Errors that the caller can mend; `InputError` is a ValueError. Anything else is a bug: it has a traceback.
+# Errors that the caller can fix, `InputError` among them. Other errors are bugs and show a traceback.
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
 
 
 def run(
     main: Callable[..., None], settings: Sequence[type], defaults: Mapping[str, object] | None = None
 ) -> None:
-    """Run a recipe as a program: an expected error ends it with one line.
+    """Run a recipe as a program. An expected error ends it with one line; see `start` for the arguments.
 
-    `--log_level debug` adds the traceback. The arguments are those of `start`.
+    `--log_level debug` adds the traceback.
     """
     try:
         start(main, settings, defaults)
     except EXPECTED as error:
-        logger.debug("the traceback:", exc_info=True)
+        logger.debug("Traceback of the error below:", exc_info=True)
         sys.exit(f"error: {error}")
 
 
@@ -37,11 +37,10 @@ def start(
     """Parse the settings, set up logging and the seed, and call `main` with the settings.
 
     Args:
-        main: takes the `model:` block as a dict, then one instance of each argument class. The last one is
-            the `TrainingArguments`.
-        settings: the model's config class, then the argument classes.
+        main: takes the `model:` block as a dict, then one instance of each argument class.
+        settings: the model's config class, then the argument classes. The last is the `TrainingArguments`.
         defaults: key -> the recipe's default, in place of the argument class's own.
-        argv: the command line after the program's name; that of this process if None.
+        argv: the words after the program's name; those of this process if None.
     """
     model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults)
     args = arguments[-1]

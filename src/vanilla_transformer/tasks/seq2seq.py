@@ -1,15 +1,14 @@
-"""Pairs of texts for sequence-to-sequence training.
+"""Pairs of texts for translation and summarization.
 
-`load_splits` gives every source of data the same two text columns, `source` and `target`, and leaves out
-pairs with an empty side; `encode_splits` turns them into token ids. What is left out or cut is counted and
-logged; what cannot be meant is an `InputError` that names the file, the line or the key.
+`load_splits` loads pairs from any source as two text columns, `source` and `target`, and skips pairs with an
+empty side. `encode_splits` turns them into token ids. Both count and log the pairs that they skip or cut.
 """
 
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -39,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Seq2SeqArguments(TextArguments):
-    """Where the pairs of texts come from, and how they become tokens."""
+    """The pairs of texts to load, and how to encode them."""
 
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines (wildcards allowed), "
-            "or two text files, source then target, with one sentence a line: train.en train.de"
+            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines, where wildcards "
+            "work, or two text files with one sentence a line, the source first: train.en train.de"
         },
     )
     task: Literal["translation", "summarization"] = field(
         default="translation",
-        metadata={"help": "what the target is to the source; decides the scores and the pipeline"},
+        metadata={"help": "sets the scores (BLEU and chrF, or ROUGE) and the pipeline"},
     )
     source_lang: str | None = field(
         default=None, metadata={"help": "language code of the source, such as en"}
@@ -61,28 +60,26 @@ class Seq2SeqArguments(TextArguments):
     source_column: str | None = field(
         default=None,
         metadata={
-            "help": "column of the source text; the one named as source_lang if not given. A dictionary "
-            "column `translation` is searched too"
+            "help": "column of the source text; if not given, the column source_lang, or the key source_lang "
+            "of a dictionary column `translation`"
         },
     )
     target_column: str | None = field(default=None, metadata={"help": "as source_column, for the target"})
     max_source_length: int = field(
-        default=256,
-        metadata={"help": "in tokens: pairs with a longer source are left out of training, and counted"},
+        default=256, metadata={"help": "training skips pairs with more tokens in the source"}
     )
     max_target_length: int = field(
-        default=256,
-        metadata={"help": "in tokens: pairs with a longer target are left out of training, and counted"},
+        default=256, metadata={"help": "training skips pairs with more tokens in the target"}
     )
     truncate_source: bool = field(
         default=False,
         metadata={
-            "help": "cut longer sources to max_source_length, in training, scoring and use; for documents, "
-            "whose beginning tells most"
+            "help": "cut sources to max_source_length in training, scoring and the pipeline, in place of "
+            "skipping pairs; for documents, whose first sentences matter most"
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         files = {name: getattr(self, f"{name}_file") for name in SPLITS}
         for side in ("source", "target"):
@@ -90,7 +87,9 @@ class Seq2SeqArguments(TextArguments):
             if not (getattr(self, f"{side}_column") or getattr(self, f"{side}_lang")) and (
                 self.dataset or not is_text
             ):
-                raise InputError(f"which column is the {side}? set {side}_lang (such as en) or {side}_column")
+                raise InputError(
+                    f"the column of the {side} is unknown; give {side}_column or {side}_lang (such as en)"
+                )
         for name in ("max_source_length", "max_target_length"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 2")
@@ -98,21 +97,27 @@ class Seq2SeqArguments(TextArguments):
 
 @dataclass
 class DecodingArguments:
-    """The beam search of the final score; it is stored with the model (section 6.1)."""
+    """The beam search of the final score. The model is saved with these settings (section 6.1)."""
 
     _argument_group_name = "decoding"
 
-    num_beams: int = field(default=4, metadata={"help": "hypotheses that beam search keeps"})
-    alpha: float = field(default=0.6, metadata={"help": "of the length penalty ((5 + length) / 6)^alpha"})
+    num_beams: int = field(default=4, metadata={"help": "number of hypotheses that beam search keeps"})
+    alpha: float = field(
+        default=0.6, metadata={"help": "exponent of the length penalty ((5 + length) / 6)^alpha"}
+    )
     max_extra_tokens: int = field(
         default=50,
-        metadata={"help": "longest translation, in tokens beyond the input; a summary has max_target_length"},
+        metadata={
+            "help": "how many tokens a translation may have more than its source; does not apply to a "
+            "summary, whose limit is max_target_length"
+        },
     )
     no_repeat_ngram_size: int = field(
-        default=0, metadata={"help": "no so many tokens in a row come twice in an output; 0 allows all"}
+        default=0,
+        metadata={"help": "length of the n-grams that may not repeat in an output; 0 allows all repeats"},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_beams < 1:
             raise InputError(f"num_beams={self.num_beams} must be at least 1")
         if self.max_extra_tokens < 0:
@@ -120,21 +125,21 @@ class DecodingArguments:
 
 
 def load_splits(data: Seq2SeqArguments) -> dict[str, Rows]:
-    """The splits that `data` names, those of train, validation and test that exist.
+    """Load the train split, and the validation and test splits that exist.
 
-    Each has the text columns `source` and `target` and no pair with an empty side. Only the training split
-    is streamed when `data.streaming`.
+    Each has the text columns `source` and `target`, and no pair with an empty side. With `data.streaming` the
+    training split is a stream.
 
     Raises:
-        InputError: a file is missing or cannot be read, parallel files differ in length, a column is missing
-            or does not hold text, or a split does not exist.
+        InputError: a file or split is missing or cannot be read, parallel files differ in length, a column is
+            missing or does not hold text, or no pair remains.
     """
     splits = {}
     for name, (dataset, where) in load_rows(data, _read_parallel).items():
         dataset = _two_columns(dataset, where, data)
         splits[name] = _without_empty(dataset, where)
         if isinstance(dataset, Dataset) and not len(splits[name]):
-            raise InputError(f"{where}: no pair of sentences is left")
+            raise InputError(f"{where}: every pair has an empty side")
     return splits
 
 
@@ -144,18 +149,23 @@ def encode_splits(
     data: Seq2SeqArguments,
     longest: int,
 ) -> dict[str, Rows]:
-    """Token ids of both sides as `input_ids` and `labels`, each with </s> at its end.
+    """Encode both sides as token ids, `input_ids` and `labels`. Each ends with </s>.
 
-    Training pairs beyond `max_source_length` or `max_target_length` tokens are left out. The other splits
-    keep every pair, for a score is of all of them, with its texts; only a source of more than `longest`
-    tokens, the positions that the model has, is cut. They are ordered by length; `row` is the place before.
-    With `truncate_source` all sources are cut to `max_source_length`, and none is left out. Neither limit is
-    more than `longest` in training either.
+    Training skips pairs with more than `max_source_length` or `max_target_length` tokens. With
+    `truncate_source` it cuts the sources instead. The other splits keep every pair and its texts, because
+    scores cover all pairs. Their sources are cut to `longest`, or to `max_source_length` with
+    `truncate_source`. They are sorted by length; the column `row` is the number of the row before sorting.
+
+    Args:
+        longest: the number of positions that the model has. Both limits are lowered to it.
     """
+    lowered: dict[str, Any] = {}
     for key in ("max_source_length", "max_target_length"):
         if getattr(data, key) > longest:
-            logger.warning("%s=%d becomes %d, the positions of the model", key, getattr(data, key), longest)
-            data = replace(data, **{key: longest})
+            text = "%s=%d becomes %d, the number of positions of the model"
+            logger.warning(text, key, getattr(data, key), longest)
+            lowered[key] = longest
+    data = replace(data, **lowered)
     if data.truncate_source:
         longest = data.max_source_length
     return {
@@ -166,12 +176,12 @@ def encode_splits(
     }
 
 
-def _encode_training(dataset, tokenizer, data: Seq2SeqArguments):
+def _encode_training(dataset: Rows, tokenizer: PreTrainedTokenizerBase, data: Seq2SeqArguments) -> Rows:
     limits = f"max_target_length={data.max_target_length}"
     if not data.truncate_source:
         limits = f"max_source_length={data.max_source_length} or {limits}"
     streaming = isinstance(dataset, IterableDataset)
-    skips = Skips(f"left out %d training pairs with more tokens than {limits} so far") if streaming else None
+    skips = Skips(f"skipped %d training pairs so far, with more tokens than {limits}") if streaming else None
 
     def encode(rows: dict) -> dict:
         sources, targets = _ids(rows, tokenizer)
@@ -186,7 +196,7 @@ def _encode_training(dataset, tokenizer, data: Seq2SeqArguments):
             skips.add(len(sources) - len(kept))
         return {"input_ids": [source for source, _ in kept], "labels": [target for _, target in kept]}
 
-    if streaming:
+    if isinstance(dataset, IterableDataset):
         return dataset.map(encode, batched=True, remove_columns=["source", "target"])
     encoded = dataset.map(
         encode,
@@ -196,18 +206,18 @@ def _encode_training(dataset, tokenizer, data: Seq2SeqArguments):
         desc="Encoding the training pairs",
     )
     if not len(encoded):
-        raise InputError(f"every training pair has more tokens than {limits}")
-    if gone := len(dataset) - len(encoded):
-        text = "left out %d of %d training pairs with more tokens than %s"
-        logger.warning(text, gone, len(dataset), limits)
+        raise InputError(f"every training pair has more tokens than {limits}; raise the limit")
+    if skipped := len(dataset) - len(encoded):
+        text = "skipped %d of %d training pairs with more tokens than %s"
+        logger.warning(text, skipped, len(dataset), limits)
     if data.truncate_source:
         full = int((sequence_lengths(encoded, "input_ids") == data.max_source_length).sum())
-        text = "%d of %d training sources fill max_source_length=%d; what they had beyond it is cut"
+        text = "%d of %d training sources have max_source_length=%d tokens; longer ones were cut"
         logger.info(text, full, len(encoded), data.max_source_length)
     return encoded
 
 
-def _encode_held_out(name: str, dataset: Dataset, tokenizer, longest: int) -> Dataset:
+def _encode_held_out(name: str, dataset: Rows, tokenizer: PreTrainedTokenizerBase, longest: int) -> Dataset:
     def encode(rows: dict, numbers: list[int]) -> dict:
         sources, targets = _ids(rows, tokenizer)
         lengths = [len(source) for source in sources]
@@ -218,36 +228,36 @@ def _encode_held_out(name: str, dataset: Dataset, tokenizer, longest: int) -> Da
     lengths = np.array(encoded["length"])
     if cut := int((lengths > longest).sum()):
         logger.warning("%s: cut %d of %d sources to %d tokens", name, cut, len(lengths), longest)
-    # By length, for batches with little padding; the longest first, so that memory fails at once or never.
+    # Sorted by length, for little padding; the longest first, so that memory runs out at once or never.
     return encoded.select(np.argsort(-lengths, kind="stable")).remove_columns("length")
 
 
 def _cut(ids: list[int], longest: int) -> list[int]:
-    """At most `longest` tokens, the last of which stays </s>."""
+    """Return at most `longest` token ids, which still end with </s>."""
     return ids if len(ids) <= longest else ids[: longest - 1] + ids[-1:]
 
 
-def _ids(rows: dict, tokenizer) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of both sides; `verbose=False` because limits on length are the caller's business."""
-    sources = tokenizer(rows["source"], verbose=False)["input_ids"]
+def _ids(rows: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the token ids of both sides."""
+    sources = tokenizer(rows["source"], verbose=False)["input_ids"]  # the caller checks the lengths
     return sources, tokenizer(text_target=rows["target"], verbose=False)["input_ids"]
 
 
 def _read_parallel(name: str, paths: list[str], streaming: bool) -> Rows:
     if len(paths) != 2:
         raise InputError(
-            f"{name}_file: {', '.join(paths)}: text comes as two files, the source and the target, such as "
-            f"train.en train.de; other formats are told by their suffix ({', '.join(READERS)})"
+            f"{name}_file: {', '.join(paths)}: give two files of text, the source and the target, such as "
+            f"train.en train.de, or files that end with {', '.join(READERS)}"
         )
     counts = [sum(1 for _ in text_lines(path)) for path in paths]
     if counts[0] != counts[1]:
         raise InputError(
             f"{name}_file: {paths[0]} has {counts[0]} lines but {paths[1]} has {counts[1]}; "
-            "line n of one must be the translation of line n of the other"
+            "line n of one file must be the translation of line n of the other"
         )
     if not counts[0]:
         raise InputError(f"{name}_file: {paths[0]} and {paths[1]} are empty")
-    changed = tuple(Path(path).stat().st_mtime_ns for path in paths)  # no list: `datasets` means shards by it
+    changed = tuple(Path(path).stat().st_mtime_ns for path in paths)  # a list would mean shards to `datasets`
     rows = {"source_path": paths[0], "target_path": paths[1], "changed": changed}
     if streaming:
         return IterableDataset.from_generator(_pairs, gen_kwargs=rows)
@@ -260,7 +270,7 @@ def _read_parallel(name: str, paths: list[str], streaming: bool) -> Rows:
 
 
 def _pairs(source_path: str, target_path: str, changed: tuple[int, int]) -> Iterator[dict[str, str]]:
-    """Lines side by side; `changed`, when the files did, keeps what `datasets` cached from growing stale."""
+    """Yield the pairs of lines. The times `changed` make `datasets` read the files again after a change."""
     for number, (source, target) in enumerate(zip(text_lines(source_path), text_lines(target_path)), start=1):
         yield {
             "source": decoded(source, source_path, number),
@@ -268,11 +278,11 @@ def _pairs(source_path: str, target_path: str, changed: tuple[int, int]) -> Iter
         }
 
 
-# What the rows must be.
+# Checks of the rows
 
 
 def _two_columns(dataset: Rows, where: str, data: Seq2SeqArguments) -> Rows:
-    """Only `source` and `target`, checked to be text."""
+    """Return the columns `source` and `target` alone, after checking that they hold text."""
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if isinstance(dataset, IterableDataset):
         first = next(iter(dataset), None)
@@ -295,14 +305,15 @@ def _two_columns(dataset: Rows, where: str, data: Seq2SeqArguments) -> Rows:
             held = f"{type(value).__name__}, not text: {value!r}"
             raise InputError(f"{where}, row {row}: {side}_column {column!r} holds {held}")
     if paths["source"] == paths["target"]:
-        raise InputError(f"{where}: source and target are the same column, {paths['source']!r}")
+        column = paths["source"]
+        raise InputError(f"{where}: source and target are the same column, {column!r}; change one of them")
     dataset = dataset.select_columns(list(paths.values()))
     return dataset.rename_columns({path: side for side, path in paths.items() if path != side})
 
 
 def _column(side: str, columns: Iterable[str], where: str, data: Seq2SeqArguments) -> str:
     if {"source", "target"} == set(columns) and not (data.source_column or data.target_column):
-        return side  # parallel text, or rows that are called as we call them
+        return side  # parallel text, or rows with these names
     name = getattr(data, f"{side}_column") or getattr(data, f"{side}_lang")
     if f"translation.{name}" in columns and name not in columns:
         return f"translation.{name}"
@@ -312,9 +323,9 @@ def _column(side: str, columns: Iterable[str], where: str, data: Seq2SeqArgument
 
 
 def _pick(row: dict, paths: dict[str, str], where: str) -> dict[str, str]:
-    picked = {}
+    picked: dict[str, str] = {}
     for side, path in paths.items():
-        value = row
+        value: Any = row
         for key in [path] if path in row else path.split("."):
             value = value[key]
         if not isinstance(value, str | None):
@@ -355,7 +366,10 @@ def _has_empty_side(row: dict[str, str]) -> bool:
 def generation_config(
     config: PreTrainedConfig, data: Seq2SeqArguments, decoding: DecodingArguments
 ) -> GenerationConfig:
-    """Return the paper's decoding settings for a model, with the caller's; a summary has a fixed limit."""
+    """Return the paper's decoding settings for a model, changed by `decoding`.
+
+    A translation is limited relative to its source, a summary by `max_target_length`.
+    """
     settings = paper_generation_config(config)
     settings.update(
         num_beams=decoding.num_beams,

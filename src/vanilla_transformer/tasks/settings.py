@@ -1,7 +1,7 @@
 """A recipe's settings: a YAML file, then flags that override it, typed and checked by one parser.
 
-The YAML's keys become flags in front of the user's own, because HfArgumentParser reads a YAML without
-overrides and leaves `1e-4` a string. Every name that is wrong is an error here, before any work starts.
+The YAML's keys become flags in front of the user's own, because HfArgumentParser cannot override a YAML and
+reads `1e-4` as a string. A wrong name is an error here, before any work starts.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ..configuration_vanilla_transformer import LayersConfig
 
 
 class InputError(ValueError):
-    """The caller's settings or data are wrong; the message says what, where, and what would be right."""
+    """The caller's settings or data are wrong. The message says what, where, and what to type instead."""
 
 
 def parse(
@@ -34,20 +34,21 @@ def parse(
     argv: list[str] | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> tuple:
-    """Reads `[recipe.yaml] [--key value ...] [--model.key value ...]`; later flags win.
+    """Parse `[recipe.yaml] [--key value ...] [--model.key value ...]`. The last value of a key wins.
 
     Args:
-        config_class: the model's config; its own fields are what the YAML's `model:` block may hold, besides
-            `preset`. Vocabulary size and special ids come from the data.
-        argument_classes: dataclasses whose fields are the other keys.
+        config_class: the model's config class. The YAML's `model:` block takes its fields and `preset`, but
+            not the vocabulary size and the special ids, which come from the data.
+        argument_classes: dataclasses. Their fields are all other keys.
         argv: the words after the program's name; those of this process if None.
-        defaults: key -> the task's default, in place of the argument class's own.
+        defaults: key -> the recipe's default, in place of the argument class's own.
 
     Returns:
         The `model:` block as a dict of typed values, then one instance of each dataclass.
 
     Raises:
-        InputError: naming the file and line, or the flag, and the nearest right name.
+        InputError: a name or a value is wrong. The message names the file and line or the flag, and the
+            nearest right name.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     path = Path(words.pop(0)) if words and not words[0].startswith("-") else None
@@ -67,13 +68,13 @@ def parse(
         )
     except InputError:
         raise
-    except (TypeError, ValueError) as error:  # from a dataclass's own checks
+    except (TypeError, ValueError) as error:  # a dataclass checks its values
         raise InputError(f"{path or 'flags'}: {error}") from error
     if unknown:
-        name = _flag_name(unknown[0])
-        if name is None:
-            raise InputError(f"{unknown[0]!r} belongs to no flag; flags are written --key value")
-        parser.check_name(name, f"--{name}")
+        flag = _flag_name(unknown[0])
+        if flag is None:
+            raise InputError(f"unexpected word {unknown[0]!r}: write flags as --key value")
+        parser.check_name(flag, f"--{flag}")
 
     rest = vars(instances.pop()) if len(instances) > len(argument_classes) else {}
     model = {name.removeprefix("model."): value for name, value in rest.items()}
@@ -82,26 +83,27 @@ def parse(
 
 
 def prepare_output_dir(args: TrainingArguments) -> str | None:
-    """Makes the folder of a run, and returns the checkpoint to go on from.
+    """Create `output_dir`, and return the folder of the checkpoint to resume from, or None.
 
-    `resume_from_checkpoint` names it, or is `true`: the last one in output_dir.
+    `resume_from_checkpoint` is that folder, or `true` for the last checkpoint in `output_dir`.
 
     Raises:
-        InputError: output_dir cannot be written or holds another run, or there is no such checkpoint.
+        InputError: `output_dir` is not writable or holds an earlier run, or the checkpoint does not exist.
     """
+    folder, wanted = str(args.output_dir), str(args.resume_from_checkpoint)
     try:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=args.output_dir):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"output_dir: {args.output_dir} cannot be written: {error.strerror}") from error
-    last = get_last_checkpoint(args.output_dir)
-    wanted = args.resume_from_checkpoint
-    if str(wanted).lower() in ("none", "false"):
+        reason = error.strerror
+        raise InputError(f"output_dir: cannot write to {folder} ({reason}); give another one") from error
+    last = get_last_checkpoint(folder)
+    if wanted.lower() in ("none", "false"):
         if last:
             raise InputError(
-                f"output_dir: {args.output_dir} holds an earlier run; go on from it with "
-                "--resume_from_checkpoint true, or give another --output_dir"
+                f"output_dir: {folder} holds an earlier run. Resume it with --resume_from_checkpoint true, "
+                "or give another --output_dir"
             )
         return None
     if wanted.lower() != "true":
@@ -109,28 +111,28 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
             raise InputError(f"resume_from_checkpoint: there is no folder {wanted}")
         return wanted
     if last is None:
-        raise InputError(f"resume_from_checkpoint: there is no checkpoint in {args.output_dir}")
+        raise InputError(f"resume_from_checkpoint: there is no checkpoint in {folder}")
     return last
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` with the most similar of `names`, or nothing if none is similar."""
+    """Return `; did you mean 'x'?` with the most similar of `names`, or "" if none is similar."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class _Parser(HfArgumentParser):
-    """HfArgumentParser whose errors are `InputError`s, with the model's fields as `--model.*` flags."""
+    """An HfArgumentParser that raises `InputError` and has the model's fields as `--model.*` flags."""
 
-    def __init__(self, config_class: type[LayersConfig], argument_classes: tuple[type, ...]):
+    def __init__(self, config_class: type[LayersConfig], argument_classes: tuple[typing.Any, ...]):
         super().__init__(
             usage="%(prog)s [recipe.yaml] [--key value ...] [--model.key value ...]",
-            description="Keys of the YAML and flags are the same; a flag overrides the YAML.",
+            description="The YAML's keys and the flags are the same. A flag overrides the YAML.",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self.config_class = config_class
-        self.origins: dict[str, str] = {}  # key -> where its value stands
+        self.origins: dict[str, str] = {}  # key -> the file and line, or the flag, that sets it
         self.fields = {field.name: field for cls in argument_classes for field in dataclasses.fields(cls)}
         self.model_types = _own_fields(config_class)
         self._add_model_arguments()
@@ -138,31 +140,31 @@ class _Parser(HfArgumentParser):
         for cls in argument_classes:
             self._add_dataclass_arguments(cls)
 
-    def _add_model_arguments(self):
-        title = f"the block `model:`, fields of {self.config_class.__name__}"
+    def _add_model_arguments(self) -> None:
+        title = f"the `model:` block; fields of {self.config_class.__name__}"
         group = self.add_argument_group("model", title)
         documented = _documented(self.config_class)
         self.model_types = {"preset": str} | self.model_types
-        documented["preset"] = f"start from these sizes: {', '.join(self.config_class.presets)}"
+        documented["preset"] = f"the sizes to start from: {', '.join(self.config_class.presets)}"
         for name, hint in self.model_types.items():
             text = documented.get(name, "").replace("%", "%%")
             group.add_argument(f"--model.{name}", type=_reader(hint), default=argparse.SUPPRESS, help=text)
 
-    def error(self, message: str):
+    def error(self, message: str) -> typing.NoReturn:
         name, _, reason = message.removeprefix("argument --").partition(": ")
         name = name.split("/")[0]
         raise InputError(f"{self.origins[name]}: {reason}" if name in self.origins else message)
 
-    def check_name(self, name: str, where: str):
-        """Raises InputError if no key has this name."""
+    def check_name(self, name: str, where: str) -> None:
+        """Raise an InputError if no key has this name."""
         if name.startswith("model."):
             field = name.removeprefix("model.")
             if field in self.model_types:
                 return
             if field in self.config_class.attribute_map:
-                hint = f"; here it is called {self.config_class.attribute_map[field]!r}"
+                hint = f"; write {self.config_class.attribute_map[field]!r}"
             elif field == "vocab_size" or field.endswith("_token_id"):
-                hint = "; it comes from the tokenizer"
+                hint = "; it comes from the tokenizer: remove it"
             else:
                 hint = nearest(field, self.model_types)
             raise InputError(f"{where}: the model has no setting {field!r}{hint}")
@@ -170,20 +172,20 @@ class _Parser(HfArgumentParser):
             return
         if name in self.model_types:
             raise InputError(
-                f"{where}: {name!r} belongs to the model: model: {{{name}: ...}} or --model.{name}"
+                f"{where}: {name!r} is a setting of the model; write model: {{{name}: ...}} or --model.{name}"
             )
         known = ["model", *self.fields, *(f"model.{field}" for field in self.model_types)]
         raise InputError(f"{where}: unknown key {name!r}{nearest(name, known) or '; see --help'}")
 
-    def as_flags(self, name: str, value) -> list[str]:
-        """The words that set `name` to a YAML value, as a user would have typed them."""
+    def as_flags(self, name: str, value: object) -> list[str]:
+        """Return the words of a command line that set `name` to a value of the YAML."""
         kind = (
             self.fields[name].type if name in self.fields else self.model_types[name.removeprefix("model.")]
         )
         if value is None and name in self.fields:
             if self.fields[name].default is not None:
                 raise InputError(
-                    f"{self.origins[name]}: needs a value; its default is {self.fields[name].default!r}"
+                    f"{self.origins[name]}: give a value, such as the default, {self.fields[name].default!r}"
                 )
             return []
         if isinstance(value, list):
@@ -194,24 +196,24 @@ class _Parser(HfArgumentParser):
             value = json.dumps(value)
         return [f"--{name}={'null' if value is None else value}"]
 
-    def check_model(self, model: dict, path: Path | None):
-        """Builds the config once, so that values that do not fit are known before the data are read."""
+    def check_model(self, model: Mapping[str, typing.Any], path: Path | None) -> None:
+        """Build the config once, to raise an InputError for wrong values before the data are read."""
         settings = dict(model)
         preset = settings.pop("preset", None)
         where = self.origins.get("model.preset", "model.preset")
         presets = self.config_class.presets
         if preset is not None and preset not in presets:
-            hint = nearest(preset, presets) or f"; there are {', '.join(presets)}"
+            hint = nearest(str(preset), presets) or f"; choose from {', '.join(presets)}"
             raise InputError(f"{where}: unknown preset {preset!r}{hint}")
         try:
             self.config_class.from_preset(preset, **settings) if preset else self.config_class(**settings)
-        except Exception as error:  # the strict config has an exception class of its own for every check
+        except Exception as error:  # strict configs raise exceptions of many classes
             cause = error.__cause__ or error
             raise InputError(f"{path or 'flags'}: model: {cause}") from error
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of each flag, its choices in a line of their own."""
+    """Show one spelling of each flag, and its choices after the help text."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32, width=110)
@@ -220,7 +222,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.option_strings[0]
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = super()._get_help_string(action)
+        text = super()._get_help_string(action) or ""
         return f"{text} One of: {', '.join(map(str, action.choices))}" if action.choices else text
 
 
@@ -228,8 +230,8 @@ def _flag_name(word: str) -> str | None:
     return re.split("[= ]", word[2:])[0] if word.startswith("--") else None
 
 
-def _own_fields(config_class: type) -> dict[str, type]:
-    """Name -> type of the fields that the class and its bases below PreTrainedConfig declare."""
+def _own_fields(config_class: type[LayersConfig]) -> dict[str, typing.Any]:
+    """Return name -> type of the fields that the class and its bases below PreTrainedConfig declare."""
     bases = [
         cls
         for cls in config_class.__mro__
@@ -242,8 +244,8 @@ def _own_fields(config_class: type) -> dict[str, type]:
 
 
 def _documented(cls: type) -> dict[str, str]:
-    """Name -> text of the `Args:` sections of a class's docstring and of its bases'."""
-    entries = []
+    """Return name -> text of the `Args:` sections in the docstrings of a class and its bases."""
+    entries: list[tuple[str, str]] = []
     for base in reversed(cls.__mro__):
         text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
         section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", text, re.DOTALL)
@@ -252,12 +254,12 @@ def _documented(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
-def _reader(hint) -> typing.Callable[[str], object]:
-    """A function from a word to a value of the type `hint` (scalars, Literal, and unions of them)."""
+def _reader(hint: typing.Any) -> typing.Callable[[str], object]:
+    """Return a function that reads a word as the type `hint`: a scalar, a Literal, or a union of them."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = set(typing.get_args(hint) if union else [hint])
 
-    def read(word: str):
+    def read(word: str) -> object:
         if types.NoneType in kinds and word.lower() in ("null", "none", "~"):
             return None
         if bool in kinds and word.lower() in ("true", "false", "yes", "no"):
@@ -279,7 +281,7 @@ def _reader(hint) -> typing.Callable[[str], object]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; this one reads a number."""
+    """Read `1e-4` as a number, which YAML 1.1 reads as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -288,10 +290,10 @@ _Loader.add_implicit_resolver(
 
 
 def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
-    """(key, value, line) of a YAML file; the entries of its `model:` block are called `model.*`."""
+    """Return (key, value, line) of each entry; keys of the `model:` block get the prefix `model.`."""
     if not path.is_file():
         near = sorted(str(other) for other in path.parent.glob("*.y*ml"))
-        raise InputError(f"there is no file {path}" + (f"; there are {', '.join(near)}" if near else ""))
+        raise InputError(f"there is no file {path}" + (f"; choose from {', '.join(near)}" if near else ""))
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -307,17 +309,18 @@ def _entries(
 ) -> list[tuple[str, object, int]]:
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}, line {node.start_mark.line + 1}: expected `key: value`")
-    entries, lines = [], {}
+    entries: list[tuple[str, object, int]] = []
+    lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if key in lines:
-            raise InputError(f"{path}, line {line}: {prefix}{key} stands in line {lines[key]} already")
+            raise InputError(f"{path}, line {line}: {prefix}{key} is already set in line {lines[key]}")
         lines[key] = line
         empty = value_node.tag.endswith(":null")
         if key == "model" and not prefix:
             entries += [] if empty else _entries(loader, value_node, path, "model.")
         elif isinstance(value_node, yaml.ScalarNode) and not empty:
-            entries.append((prefix + key, value_node.value, line))  # as written: the parser knows the type
+            entries.append((prefix + key, value_node.value, line))  # a string: the parser knows the type
         else:
             entries.append((prefix + key, loader.construct_object(value_node, deep=True), line))
     return entries

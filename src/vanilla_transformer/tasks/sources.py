@@ -1,6 +1,6 @@
-"""Where rows come from: the Hub, Parquet, CSV, JSON lines, or what the package ships.
+"""Load rows from the Hub, from local Parquet, CSV, TSV and JSON files, or from the shipped corpora.
 
-What cannot be meant is an `InputError` that names the file, the line or the key.
+Wrong keys and broken files raise an `InputError` that names the key, or the file and the line.
 """
 
 import glob
@@ -25,90 +25,98 @@ SPLITS = ("train", "validation", "test")
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 Rows: TypeAlias = Dataset | IterableDataset
+ReadText: TypeAlias = Callable[[str, list[str], bool], Rows]
 
 
 @dataclass
 class SourceArguments:
-    """Where the data come from. Task modules add the keys that say what is in them."""
+    """The data to load. Each task adds the keys that describe its rows."""
 
     _argument_group_name = "data"
 
     dataset: str | None = field(
         default=None,
-        metadata={"help": f"a name on the Hub, a folder, or a shipped corpus ({', '.join(SHIPPED)})"},
+        metadata={"help": f"Hub name, folder, or shipped corpus ({', '.join(SHIPPED)})"},
     )
     dataset_config: str | None = field(
-        default=None, metadata={"help": "the data set's configuration, for example de-en"}
+        default=None, metadata={"help": "configuration of the data set, such as de-en"}
     )
     dataset_revision: str | None = field(
-        default=None, metadata={"help": "a branch, tag or commit of the data set on the Hub"}
+        default=None, metadata={"help": "branch, tag or commit of the data set on the Hub"}
     )
-    train_split: str | None = field(default=None, metadata={"help": "name of the split to train on (train)"})
+    train_split: str | None = field(
+        default=None, metadata={"help": "split to train on; `train` if not given"}
+    )
     validation_split: str | None = field(
-        default=None, metadata={"help": "name of the split to evaluate on during training (validation)"}
+        default=None,
+        metadata={
+            "help": "split to evaluate on during training; `validation`, if there is one, if not given"
+        },
     )
     test_split: str | None = field(
-        default=None, metadata={"help": "name of the split to score at the end (test)"}
+        default=None,
+        metadata={"help": "split to score after training; `test`, if there is one, if not given"},
     )
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines (wildcards allowed)"
+            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines; wildcards work"
         },
     )
     validation_file: list[str] | None = field(
-        default=None, metadata={"help": "as train_file, for validation"}
+        default=None, metadata={"help": "files to evaluate on during training, in the formats of train_file"}
     )
-    test_file: list[str] | None = field(default=None, metadata={"help": "as train_file, for the test"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
-    max_validation_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
-    max_test_samples: int | None = field(default=None, metadata={"help": "use only the first rows"})
+    test_file: list[str] | None = field(
+        default=None, metadata={"help": "files to score after training, in the formats of train_file"}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "number of training rows to use, from the first on; all if not given"}
+    )
+    max_validation_samples: int | None = field(
+        default=None, metadata={"help": "as max_train_samples, for validation"}
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "as max_train_samples, for the test"}
+    )
     streaming: bool = field(
-        default=False, metadata={"help": "read the training split as it comes, for data that do not fit"}
+        default=False,
+        metadata={"help": "read the training rows during training, for data that do not fit on the disk"},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         files = {name: getattr(self, f"{name}_file") for name in SPLITS}
         if self.dataset and any(files.values()):
-            raise InputError(
-                "dataset and train_file, validation_file or test_file exclude each other; give one"
-            )
+            named = ", ".join(f"{name}_file" for name, paths in files.items() if paths)
+            raise InputError(f"dataset and {named} exclude each other; remove one")
         if not self.dataset and not files["train"]:
-            raise InputError("no data: set dataset (a Hub name or a shipped corpus) or train_file")
+            raise InputError("there are no data; give dataset (a Hub name or a shipped corpus) or train_file")
         for key in (f"max_{name}_samples" for name in SPLITS):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"{key}={getattr(self, key)} must be at least 1")
-        of_hub = (
-            "dataset_config",
-            "dataset_revision",
-            *(() if self.dataset else (f"{name}_split" for name in SPLITS)),
-        )
         if not self.dataset or self.dataset in SHIPPED:
-            for key in of_hub:
-                if getattr(self, key):
-                    raise InputError(
-                        f"{key}={getattr(self, key)!r} has no part in {self.dataset or 'local files'}"
-                    )
+            split_keys = [] if self.dataset else [f"{name}_split" for name in SPLITS]
+            for key in ("dataset_config", "dataset_revision", *split_keys):
+                if value := getattr(self, key):
+                    where = f"dataset {self.dataset!r}" if self.dataset else "local files"
+                    raise InputError(f"{key}={value!r} does not apply to {where}; remove it")
 
     def described(self) -> str:
-        """What the training data are called."""
+        """Return a name of the training data."""
         if self.dataset:
             return " ".join(filter(None, [self.dataset, self.dataset_config]))
-        return ", ".join(Path(path).name for path in self.train_file)
+        return ", ".join(Path(path).name for path in self.train_file or ())
 
 
-def load_rows(
-    data: SourceArguments, read_text: Callable[[str, list[str], bool], Rows] | None = None
-) -> dict[str, tuple[Rows, str]]:
-    """The splits that `data` names, those of train, validation and test that exist.
+def load_rows(data: SourceArguments, read_text: ReadText | None = None) -> dict[str, tuple[Rows, str]]:
+    """Load the train split, and the validation and test splits that exist.
 
     Args:
-        read_text: reads files of other kinds than `READERS`, given the split's name, the paths, and whether
-            to stream. Without it they are an error.
+        read_text: reads files whose suffix is not in READERS. It takes the split's name, the paths, and
+            whether to stream. Without it, such files are an error.
 
     Returns:
-        {split: (rows, where they are from, for messages)}, cut to `max_*_samples`. Only the training split
-        is streamed when `data.streaming`.
+        split -> (its first `max_*_samples` rows, a name of their source for messages). With
+        `data.streaming` the training rows are a stream; the other splits never are.
 
     Raises:
         InputError: a file is missing or cannot be read, or a split does not exist.
@@ -127,7 +135,7 @@ def load_rows(
 
 def _refuse_text(name: str, paths: list[str], streaming: bool) -> Rows:
     raise InputError(
-        f"{name}_file: {', '.join(paths)}: the kind of a file is told by its suffix ({', '.join(READERS)})"
+        f"{name}_file: {', '.join(paths)}: unknown format; give files that end with {', '.join(READERS)}"
     )
 
 
@@ -138,9 +146,8 @@ def _from_hub(data: SourceArguments) -> dict[str, tuple[Rows, str]]:
         )
     except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"dataset {data.dataset!r} cannot be loaded: {error.__cause__ or error}\nCheck the name and the "
-            "network, or give local files: train_file, validation_file, test_file; shipped with the package: "
-            + ", ".join(SHIPPED)
+            f"dataset: {data.dataset!r} cannot be loaded: {error.__cause__ or error}\nCheck the name and the "
+            f"network, or give train_file, or a shipped corpus: {', '.join(SHIPPED)}"
         ) from error
     found = {
         name: (whole[split], f"{data.dataset} ({split})") for name, split in _chosen(data, whole).items()
@@ -152,7 +159,7 @@ def _from_hub(data: SourceArguments) -> dict[str, tuple[Rows, str]]:
 
 
 def _chosen(data: SourceArguments, available: Iterable[str]) -> dict[str, str]:
-    """Which of the available splits are train, validation and test; those not asked for may be missing."""
+    """Return train, validation and test -> the name of that split; a split with a given name must exist."""
     chosen = {}
     for name in SPLITS:
         split = getattr(data, f"{name}_split") or name
@@ -166,7 +173,8 @@ def _chosen(data: SourceArguments, available: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
-def _from_files(data: SourceArguments, read_text: Callable) -> dict[str, tuple[Rows, str]]:
+def _from_files(data: SourceArguments, read_text: ReadText) -> dict[str, tuple[Rows, str]]:
+    files: dict[str, list[str] | None]
     if data.dataset:
         shipped = corpus_files(data.dataset)
         files = {name: [shipped[split]] for name, split in _chosen(data, shipped).items()}
@@ -175,26 +183,26 @@ def _from_files(data: SourceArguments, read_text: Callable) -> dict[str, tuple[R
     return {
         name: (
             _read_files(name, paths, data.streaming and name == "train", read_text),
-            ", ".join(map(_shown, paths)),
+            ", ".join(map(_displayed, paths)),
         )
         for name, paths in files.items()
         if paths
     }
 
 
-def _shown(path: str) -> str:
+def _displayed(path: str) -> str:
     return f"{Path(path).parent.name} ({Path(path).stem})" if path.startswith(str(CORPORA)) else path
 
 
-def _read_files(name: str, patterns: list[str], streaming: bool, read_text: Callable) -> Rows:
+def _read_files(name: str, patterns: list[str], streaming: bool, read_text: ReadText) -> Rows:
     paths = [path for pattern in patterns for path in _matching(name, pattern)]
     readers = {reader_of(path) for path in paths}
     if readers == {None}:
         return read_text(name, paths, streaming)
     if len(readers) > 1:
-        raise InputError(f"{name}_file: {', '.join(paths)} are of different kinds; give files of one kind")
+        raise InputError(f"{name}_file: {', '.join(paths)} have different formats; give files of one format")
     reader = readers.pop()
-    options = {}
+    options: dict[str, object] = {}
     if reader == "csv":
         options = {
             "keep_default_na": False,
@@ -209,7 +217,7 @@ def _read_files(name: str, patterns: list[str], streaming: bool, read_text: Call
                 raise InputError(f"{path} is not a readable Parquet file: {error}") from error
     try:
         return load_dataset(reader, data_files=paths, split="train", streaming=streaming, **options)
-    except Exception as error:  # every reader has its own
+    except Exception as error:  # each reader has its own classes of errors
         if reader == "json":
             _explain_json(paths)
         cause = error.__cause__ or error
@@ -233,28 +241,32 @@ def _matching(name: str, pattern: str) -> list[str]:
 
 
 def reader_of(path: str) -> str | None:
-    """Name of the `datasets` reader for a file name; None for plain text."""
+    """Return the name of the `datasets` reader for a file, or None if it is plain text."""
     suffixes = [suffix for suffix in Path(path).suffixes[-2:] if suffix != ".gz"]
     return READERS.get(suffixes[-1]) if suffixes else None
 
 
 def text_lines(path: str) -> Iterable[bytes]:
-    """Lines end at a line feed alone: other separators of Unicode may stand within a sentence."""
+    """Yield the lines of a file, which may be gzipped.
+
+    Only a line feed ends a line: a sentence may hold Unicode's other line separators.
+    """
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
         yield from file
 
 
 def decoded(line: bytes, path: str, number: int) -> str:
+    """Return line `number` of a file as text, without its end and the file's byte order mark."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})"
+            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file"
         ) from error
 
 
-def _explain_json(paths: list[str]):
-    """Raises an InputError for the first line that is no JSON object, or whose value changes its type."""
+def _explain_json(paths: list[str]) -> None:
+    """Raise an InputError for the first line that is no JSON object or changes the type of a column."""
     for path in paths:
         kinds: dict[str, type] = {}
         for number, line in enumerate(text_lines(path), start=1):
@@ -272,12 +284,17 @@ def _explain_json(paths: list[str]):
                 if value is not None and kinds.setdefault(key, type(value)) is not type(value):
                     raise InputError(
                         f"{path}, line {number}: {key!r} is {type(value).__name__} ({value!r}), "
-                        f"but {kinds[key].__name__} in the lines before"
+                        f"but {kinds[key].__name__} in earlier lines"
                     )
 
 
 def require_column(columns: Iterable[str], column: str, key: str, where: str) -> None:
-    """Raise an InputError that names the key and the nearest column if `column` is not among `columns`."""
+    """Raise an InputError that names the key and the nearest column if `column` is not in `columns`.
+
+    Args:
+        key: the setting that names the column.
+        where: the source of the rows.
+    """
     if column not in columns:
         held = ", ".join(sorted(columns))
         raise InputError(f"{key}: {where} has no column {column!r}{nearest(column, columns)} (it has {held})")
@@ -286,7 +303,10 @@ def require_column(columns: Iterable[str], column: str, key: str, where: str) ->
 class Skips:
     """Count the skipped rows of a stream, and log the count at the 1st, 10th, 100th and so on.
 
-    A stream has no end at which to log a total.
+    A stream may never end, so a total would come too late.
+
+    Args:
+        message: the log line, with %d for the number of skipped rows.
     """
 
     def __init__(self, message: str):
@@ -302,11 +322,7 @@ class Skips:
 
 
 class SkipFrom:
-    """A filter for a stream that skips the rows that are `unusable`, and counts them.
-
-    Args:
-        message: the log line, with %d for the number of skipped rows.
-    """
+    """A filter for a stream: skip the rows for which `unusable` is true, and count them with `Skips`."""
 
     def __init__(self, unusable: Callable[[dict], bool], message: str):
         self.unusable = unusable

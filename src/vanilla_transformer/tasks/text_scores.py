@@ -1,9 +1,9 @@
-"""Generated texts: their scores, and the file that holds them."""
+"""Score generated texts, and write them to a file."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset
@@ -13,12 +13,11 @@ from ..losses import IGNORE_INDEX
 from ..metrics import load_metric
 from .seq2seq import Seq2SeqArguments
 
-# Task -> the file with the model's outputs, and the key of one output in it.
+# Task -> the file of the model's outputs, and the key of an output in that file.
 OUTPUTS = {
     "translation": ("translations.jsonl", "translation"),
     "summarization": ("summaries.jsonl", "summary"),
 }
-
 
 ComputeMetrics: TypeAlias = Callable[[EvalPrediction], dict[str, float | str]]
 
@@ -26,7 +25,7 @@ ComputeMetrics: TypeAlias = Callable[[EvalPrediction], dict[str, float | str]]
 def text_metrics(
     data: Seq2SeqArguments, tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
 ) -> ComputeMetrics:
-    """Return `translation_metrics` or `summarization_metrics`, as the task asks."""
+    """Return `translation_metrics` or `summarization_metrics`, whichever belongs to the task."""
     if data.task == "summarization":
         return summarization_metrics(tokenizer, references)
     return translation_metrics(tokenizer, references, data.lowercase)
@@ -38,9 +37,9 @@ def translation_metrics(
     """Return a `compute_metrics` that scores generated token ids by BLEU and chrF, each with its signature.
 
     Args:
-        references: the target texts in the order of the evaluation set. Without them the labels are decoded,
-            which gives the same texts only if the tokenizer is lossless and no target was cut.
-        lowercase: ignore case, and say so in the signature.
+        references: the target texts in the order of the evaluation set. Without them the labels are decoded:
+            those texts are the same only if the tokenizer is lossless and no target was cut.
+        lowercase: ignore case. The signatures show it.
     """
     loaded = {
         "bleu": load_metric("sacrebleu", lowercase=lowercase),
@@ -52,13 +51,16 @@ def translation_metrics(
         scores = {name: result["score"] for name, result in results.items()}
         return scores | {f"{name}_signature": result["signature"] for name, result in results.items()}
 
-    return _decoded_then(score, tokenizer, references)
+    return _of_texts(score, tokenizer, references)
 
 
 def summarization_metrics(
     tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
 ) -> ComputeMetrics:
-    """As `translation_metrics`, by ROUGE-1, -2, -L and -Lsum of stemmed words, between 0 and 100."""
+    """Return a `compute_metrics` that scores by ROUGE-1, -2, -L and -Lsum of stemmed words, from 0 to 100.
+
+    `references` are those of `translation_metrics`.
+    """
     rouge = load_metric("rouge")
 
     def score(texts: dict[str, list[str]]) -> dict[str, float | str]:
@@ -67,15 +69,17 @@ def summarization_metrics(
             name: 100 * value for name, value in scores.items()
         }
 
-    return _decoded_then(score, tokenizer, references)
+    return _of_texts(score, tokenizer, references)
 
 
-def _decoded_then(
+def _of_texts(
     score: Callable[[dict[str, list[str]]], dict[str, float | str]],
     tokenizer: PreTrainedTokenizerBase,
     references: Sequence[str] | None,
 ) -> ComputeMetrics:
-    def decode(ids: np.ndarray) -> list[str]:
+    """Return a `compute_metrics` that decodes the token ids and calls `score` with the texts."""
+
+    def decode(ids: Any) -> list[str]:
         ids = np.where(ids == IGNORE_INDEX, tokenizer.pad_token_id, ids)
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -92,7 +96,7 @@ def _decoded_then(
 def write_outputs(
     split: Dataset, predictions: np.ndarray, tokenizer: PreTrainedTokenizerBase, output_dir: str, task: str
 ) -> None:
-    """Write the model's texts in the order of the data, and print five of them, evenly spread.
+    """Write the model's texts in the order of the data, and print five of them, evenly spaced.
 
     Args:
         split: a held-out split of `encode_splits`.

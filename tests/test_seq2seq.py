@@ -1,4 +1,4 @@
-"""Reading and encoding pairs of texts: every source gives the same rows, every defect has its message."""
+"""Pairs of texts: every format gives the same rows, limits hold, and errors name the file, line or key."""
 
 import gzip
 import json
@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, IterableDataset
 
-from vanilla_transformer.corpora import SHIPPED, corpus_files, load_corpus
 from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments, encode_splits, load_splits
 from vanilla_transformer.tasks.settings import InputError
 from vanilla_transformer.tasks.text import text_columns
@@ -75,7 +74,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind, streaming):
     assert rows(train) == PAIRS
 
 
-def test_columns_by_key_and_first_rows(tmp_path):
+def test_columns_are_chosen_by_key_and_rows_by_count(tmp_path):
     files = table_file(tmp_path, "jsonl", PAIRS)
     data = Seq2SeqArguments(
         train_file=files, source_column="translation.de", target_column="en", max_train_samples=2
@@ -90,7 +89,7 @@ def test_wildcards_read_all_shards(tmp_path):
     assert rows(load_splits(given([f"{tmp_path}/*/*.parquet"]))["train"]) == PAIRS
 
 
-def test_a_folder_as_a_dataset(tmp_path):
+def test_a_folder_is_a_dataset(tmp_path):
     table_file(tmp_path, "parquet", PAIRS)
     data = Seq2SeqArguments(dataset=str(tmp_path), source_lang="en", target_lang="de")
     assert rows(load_splits(data)["train"]) == PAIRS
@@ -105,7 +104,7 @@ def test_changed_files_are_read_again(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "text"])
-def test_empty_sides_are_skipped_counted_and_reported(tmp_path, kind, streaming, caplog):
+def test_pairs_with_an_empty_side_are_skipped_and_logged(tmp_path, kind, streaming, caplog):
     pairs = [("", "leer"), ("A dog.", "Ein Hund."), ("blank", " \t"), ("A cat.", "Eine Katze.")]
     files = text_files(tmp_path, pairs) if kind == "text" else table_file(tmp_path, kind, pairs)
     with caplog.at_level(logging.WARNING):
@@ -117,7 +116,7 @@ def test_empty_sides_are_skipped_counted_and_reported(tmp_path, kind, streaming,
     ) in caplog.text
 
 
-def test_null_values_are_empty_sides(tmp_path, caplog):
+def test_null_counts_as_empty(tmp_path, caplog):
     path = tmp_path / "train.jsonl"
     path.write_text('{"en": "A dog.", "de": null}\n{"en": "A cat.", "de": "Eine Katze."}\n')
     assert rows(load_splits(given([str(path)]))["train"]) == [("A cat.", "Eine Katze.")]
@@ -130,7 +129,7 @@ def test_a_csv_whose_first_row_is_too_wide_keeps_its_columns(tmp_path):
     assert rows(load_splits(given([str(path)]))["train"]) == [("a", "b"), ("x", "y")]
 
 
-# Each case: a function that writes files and gives Seq2SeqArguments, and what the message must name.
+# Each case is a function that writes files and returns Seq2SeqArguments and the words of the message.
 
 
 def unpaired(folder):
@@ -216,7 +215,7 @@ def missing_folder(folder):
 
 def mixed_kinds(folder):
     files = table_file(folder, "csv", PAIRS) + table_file(folder, "parquet", PAIRS)
-    return given(files), ["train.csv", "train.parquet", "different kinds"]
+    return given(files), ["train.csv", "train.parquet", "different formats"]
 
 
 def unknown_split(folder):
@@ -229,9 +228,16 @@ def unknown_dataset(folder):
     return data, ["nowhere", "cannot be loaded", "bible_en_es"]
 
 
-def nothing_left(folder):
+def every_pair_empty(folder):
     files = text_files(folder, [("", "leer")])
-    return given(files), [files[0], "no pair"]
+    return given(files), [files[0], "every pair has an empty side"]
+
+
+def empty_text_files(folder):
+    files = text_files(folder, PAIRS)
+    for path in files:
+        open(path, "w").close()
+    return given(files), [f"{files[0]} and {files[1]} are empty"]
 
 
 @pytest.mark.parametrize(
@@ -253,11 +259,12 @@ def nothing_left(folder):
         mixed_kinds,
         unknown_split,
         unknown_dataset,
-        nothing_left,
+        every_pair_empty,
+        empty_text_files,
     ],
     ids=lambda case: case.__name__,
 )
-def test_a_defect_names_what_is_wrong(tmp_path, case, monkeypatch):
+def test_errors_name_the_file_line_or_key(tmp_path, case, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     data, named = case(tmp_path)
     with pytest.raises(InputError) as error:
@@ -267,7 +274,7 @@ def test_a_defect_names_what_is_wrong(tmp_path, case, monkeypatch):
 
 
 @pytest.mark.parametrize("case", [missing_column, mixed_types, not_utf8], ids=lambda case: case.__name__)
-def test_a_stream_names_it_too(tmp_path, case):
+def test_errors_of_streams_name_it_too(tmp_path, case):
     data, named = case(tmp_path)
     data.streaming = True
     with pytest.raises(InputError) as error:
@@ -278,12 +285,16 @@ def test_a_stream_names_it_too(tmp_path, case):
 @pytest.mark.parametrize(
     "settings, named",
     [
-        ({}, "no data"),
+        ({}, "there are no data"),
         ({"dataset": "bible_en_es", "train_file": ["a.csv"]}, "exclude each other"),
-        ({"dataset": "bible_en_es", "source_lang": "en"}, "which column is the target"),
+        ({"dataset": "bible_en_es", "source_lang": "en"}, "the column of the target is unknown"),
         (
             {"train_file": ["a.csv"], "source_lang": "en", "target_lang": "de", "test_split": "test"},
-            "test_split",
+            "test_split='test' does not apply to local files",
+        ),
+        (
+            {"dataset": "bible_en_es", "source_lang": "en", "target_lang": "es", "dataset_config": "de-en"},
+            "dataset_config='de-en' does not apply to dataset 'bible_en_es'",
         ),
         (
             {"dataset": "bible_en_es", "source_lang": "en", "target_lang": "es", "vocab_size": 0},
@@ -295,7 +306,7 @@ def test_a_stream_names_it_too(tmp_path, case):
         ),
     ],
 )
-def test_keys_that_contradict_each_other(settings, named):
+def test_contradicting_keys_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
         Seq2SeqArguments(**settings)
 
@@ -308,7 +319,7 @@ def tokenizer():
     return VanillaTransformerTokenizer.train([["a b c d e f g h"] * 4], vocab_size=267, show_progress=False)
 
 
-def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
+def test_training_skips_long_pairs_and_evaluation_keeps_them(tokenizer, caplog):
     long = "a b c d e f g h " * 3
     pairs = {"source": ["a b", long, "a b c", "h"], "target": ["a", "b", long, "c"]}
     splits = {"train": Dataset.from_dict(pairs), "validation": Dataset.from_dict(pairs)}
@@ -322,7 +333,7 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
         "a b",
         "h",
     ]
-    assert "left out 2 of 4 training pairs" in caplog.text
+    assert "skipped 2 of 4 training pairs" in caplog.text
 
     held_out = encoded["validation"]
     assert sorted(held_out["row"]) == [0, 1, 2, 3]
@@ -336,15 +347,7 @@ def test_long_pairs_leave_training_and_stay_in_evaluation(tokenizer, caplog):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_empty_text_files_are_told(tmp_path):
-    data = Seq2SeqArguments(train_file=text_files(tmp_path, [("", "")]), source_lang="en", target_lang="de")
-    for path in data.train_file:
-        open(path, "w").close()
-    with pytest.raises(InputError, match="train.en and .*train.de are empty"):
-        load_splits(data)
-
-
-def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
+def test_the_positions_of_the_model_limit_training(tokenizer, caplog):
     pairs = {"source": ["a b", "a b c d e f g h", "a"], "target": ["a", "b", "a b c d e f g h"]}
     splits = {"train": Dataset.from_dict(pairs)}
     data = Seq2SeqArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_target_length=6)
@@ -354,7 +357,7 @@ def test_the_positions_of_the_model_limit_training_too(tokenizer, caplog):
     assert "max_source_length=256 becomes 7" in caplog.text and "max_target_length" not in caplog.messages[0]
 
 
-def test_streamed_encoding_equals_whole(tokenizer, caplog):
+def test_streams_are_encoded_like_whole_data(tokenizer):
     data = Seq2SeqArguments(dataset="bible_en_es", source_lang="en", target_lang="es", max_source_length=130)
     whole = load_splits(data)["train"].take(50)
     streamed = encode_splits({"train": whole.to_iterable_dataset()}, tokenizer, data, 1024)["train"]
@@ -367,23 +370,3 @@ def test_text_columns_give_both_sides():
     assert [list(texts) for texts in text_columns(dataset, both, limit=2)] == [["a", "b"], ["x", "y"]]
     streamed = text_columns(dataset.to_iterable_dataset(), both)
     assert [list(texts) for texts in streamed] == [list("abc"), list("xyz")]
-
-
-# The shipped corpus
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_corpus(name):
-    corpus = load_corpus(name)
-    assert list(corpus) == list(corpus_files(name)) == ["train", "validation", "test"]
-    source, target = name.split("_")[-2:]
-    held_out = {row[source] for split in ("validation", "test") for row in corpus[split]}
-    assert len(held_out & set(corpus["train"][source])) < 0.01 * len(held_out)
-    for split in corpus.values():
-        for text in (*split[source], *split[target]):
-            assert text and text == text.strip() and "\n" not in text
-
-
-def test_unknown_corpus_is_an_error():
-    with pytest.raises(ValueError, match="bible_en_es"):
-        load_corpus("bible_en_fr")

@@ -65,7 +65,7 @@ def main():
         eval_dataset=encoded.get("validation"),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_loss_func=classification_loss(weights, args.label_smoothing_factor, data.mixup),
+        compute_loss_func=classification_loss(weights, args.label_smoothing_factor, args.r_drop),
         compute_metrics=classification_metrics(names),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)

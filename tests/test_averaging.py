@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.checkpoints import average_checkpoints, best_checkpoints, last_checkpoints
+from vanilla_transformer.training.checkpoints import average_checkpoints, last_checkpoints
 
 
 def model(seed, **settings):
@@ -141,24 +141,3 @@ def test_last_checkpoints_go_by_number_and_skip_the_incomplete(tmp_path):
         last_checkpoints(tmp_path, 5)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         last_checkpoints(tmp_path / "nowhere", 1)
-
-
-def test_best_checkpoints_go_by_the_metric(tmp_path):
-    scores = {10: (3.0, 20.0), 20: (2.0, 24.0), 30: (2.5, 24.0), 40: (float("nan"), 1.0)}
-    log = []
-    for step, (loss, bleu) in scores.items():
-        log += [{"step": step, "loss": 9.0}, {"step": step, "eval_loss": loss, "eval_bleu": bleu}]
-        checkpoint(tmp_path, step, log=log)
-
-    def steps(*arguments):
-        return [
-            int(folder.name.removeprefix("checkpoint-")) for folder in best_checkpoints(tmp_path, *arguments)
-        ]
-
-    assert steps(2, "loss", False) == [20, 30]
-    assert steps(1, "eval_bleu", True) == [30]  # of equal ones the later
-    assert steps(3, "bleu", True) == [10, 20, 30]
-    with pytest.raises(ValueError, match=r"eval_loss of steps \[10, 20, 30\]"):
-        steps(4, "loss", False)
-    with pytest.raises(ValueError, match=r"no eval_blue; evaluated were \['eval_bleu', 'eval_loss'\]"):
-        steps(1, "blue", True)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from torch.nn import functional as F
 
-from ..losses import IGNORE_INDEX
+from ..losses import IGNORE_INDEX, count_items, r_drop_divergence
 from .settings import InputError, nearest
 from .sources import SourceArguments
 
@@ -150,58 +150,43 @@ def class_weights(counts: Sequence[int]) -> list[float]:
 
 
 def classification_loss(
-    weights: Sequence[float] | None = None, smoothing: float = 0.0, mixup: float = 0.0
+    weights: Sequence[float] | None = None, smoothing: float = 0.0, r_drop: float = 0.0
 ) -> Callable[..., torch.Tensor]:
-    """A `compute_loss_func` for the Trainer: smoothed cross-entropy, in nats per example.
+    """Return a `compute_loss_func` for the Trainer: smoothed cross-entropy, in nats per example.
 
-    Labels are class ids `(batch,)`, where -100 leaves an example out, or shares of the classes
-    `(batch, classes)`, as mixup makes them.
+    Labels are class ids `(batch,)`, where -100 is ignored, or shares of the classes `(batch, classes)`, as
+    mixup makes them.
 
     Args:
-        weights: what the loss of each class is multiplied by, such as `class_weights` gives them. The sum is
-            divided by the number of examples, so that accumulated batches add up to the large one.
+        weights: factor of each class's loss, such as `class_weights` returns. The sum is divided by the
+            number of examples, so accumulated batches add up to the large one.
         smoothing: ε of the target (1 - ε) · label + ε / classes (section 5.4).
-        mixup: α of `mix_outputs`, which training does and evaluation does not; 0 mixes nothing.
+        r_drop: α of R-Drop; the Trainer then passes each training batch twice.
     """
-    weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    factors = None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
-    def loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+    def loss(
+        outputs: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         logits = outputs["logits"].float()  # (batch, classes)
-        if num_items_in_batch is None:
-            num_items_in_batch = (labels != IGNORE_INDEX).sum().clamp(min=1)
         shares = labels.shape[1] if labels.ndim > 1 else 1  # the Trainer counts every share as an item
-        if mixup and torch.is_grad_enabled():
-            logits, labels = mix_outputs(logits, labels, mixup)
+        doubled = r_drop > 0 and torch.is_grad_enabled()
         total = F.cross_entropy(
             logits,
             labels,
-            weight=None if weights is None else weights.to(logits.device),
+            weight=None if factors is None else factors.to(logits.device),
             ignore_index=IGNORE_INDEX,
             label_smoothing=smoothing,
             reduction="sum",
         )
-        return total * shares / num_items_in_batch
+        mean = total * shares / count_items(labels, num_items_in_batch, doubled)
+        if doubled:
+            mean = mean + r_drop * r_drop_divergence(logits, labels, num_items_in_batch)
+        return mean
 
     return loss
-
-
-def mix_outputs(
-    logits: torch.Tensor, labels: torch.Tensor, alpha: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each example's outputs and label mixed with those of another of the batch, in shares of Beta(α, α).
-
-    The projection to the classes is linear, so that this is to mix the vectors that stand for two texts, and
-    their labels (Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification").
-
-    Returns:
-        both `(batch, classes)`; a label of -100 has no share in any class.
-    """
-    if labels.ndim == 1:
-        known = (labels != IGNORE_INDEX)[:, None]
-        labels = F.one_hot(labels.clamp(min=0), logits.shape[-1]) * known
-    share = torch.distributions.Beta(alpha, alpha).sample((len(logits), 1)).to(logits)
-    other = torch.randperm(len(logits), device=logits.device)
-    return logits.lerp(logits[other], share), labels.to(logits).lerp(labels[other].to(logits), share)
 
 
 def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str, float]]:

@@ -11,7 +11,6 @@ import inspect
 import json
 import re
 import sys
-import tempfile
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration_vanilla_transformer import LayersConfig
+from ..training.checkpoints import check_writable
 
 
 class InputError(ValueError):
@@ -92,12 +92,9 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
     """
     folder, wanted = str(args.output_dir), str(args.resume_from_checkpoint)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
-        reason = error.strerror
-        raise InputError(f"output_dir: cannot write to {folder} ({reason}); give another one") from error
+        raise InputError(str(error)) from error
     last = get_last_checkpoint(folder)
     if wanted.lower() in ("none", "false"):
         if last:

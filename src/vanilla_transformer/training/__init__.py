@@ -1,16 +1,10 @@
-"""Training as the paper does it (section 5), on transformers' Seq2SeqTrainer."""
+"""Training as the paper does it (section 5), on transformers' Trainer."""
 
 from .arguments import VanillaTransformerTrainingArguments
-from .batching import (
-    Seq2SeqCollator,
-    TokenBudgetIterable,
-    TokenBudgetSampler,
-    padding_report,
-    sequence_lengths,
-)
+from .batching import Seq2SeqCollator, TokenBudgetIterable, TokenBudgetSampler
 from .callbacks import TrainingInterrupted
-from .checkpoints import average_checkpoints, best_checkpoints, last_checkpoints
-from .schedule import get_noam_schedule, noam_lambda, noam_rate
+from .checkpoints import average_checkpoints, last_checkpoints
+from .schedule import get_noam_schedule, noam_rate
 from .seq2seq_trainer import VanillaTransformerSeq2SeqTrainer
 from .trainer import VanillaTransformerTrainer
 
@@ -23,11 +17,7 @@ __all__ = [
     "VanillaTransformerTrainer",
     "VanillaTransformerTrainingArguments",
     "average_checkpoints",
-    "best_checkpoints",
     "get_noam_schedule",
     "last_checkpoints",
-    "noam_lambda",
     "noam_rate",
-    "padding_report",
-    "sequence_lengths",
 ]

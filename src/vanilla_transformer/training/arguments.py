@@ -121,12 +121,6 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "model (section 6.1: 5 for base, 20 for big). 0 keeps the last weights."
         },
     )
-    average_best: bool = field(
-        default=False,
-        metadata={
-            "help": "Average the checkpoints that are best by metric_for_best_model, not the last ones."
-        },
-    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -236,9 +230,6 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     def _check_averaging(self):
         count = self.average_checkpoints
         _refuse(count < 0, f"average_checkpoints={count} is negative")
-        _refuse(
-            self.average_best and not count, "average_best needs average_checkpoints, the number to average"
-        )
         if not count:
             return
         _refuse(
@@ -253,16 +244,6 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         _refuse(
             self.load_best_model_at_end,
             f"load_best_model_at_end and average_checkpoints={count} both choose the final weights: keep one",
-        )
-        _refuse(
-            self.average_best and self.metric_for_best_model is None,
-            "average_best needs metric_for_best_model",
-        )
-        saving, evaluating = self.save_strategy.value, self.eval_strategy.value
-        _refuse(
-            self.average_best and evaluating != saving and not (saving == "best" and evaluating != "no"),
-            f"average_best needs an evaluation at each checkpoint, but eval_strategy={evaluating} and "
-            f"save_strategy={saving}",
         )
         for key in ("fsdp", "deepspeed"):
             _refuse(

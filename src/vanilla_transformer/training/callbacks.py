@@ -13,10 +13,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from transformers.utils import logging
 
+from .checkpoints import INTERRUPTED
+
 logger = logging.get_logger(__name__)
 
 SAME_SIGNAL = 1.0  # seconds within which two signals are one
-INTERRUPTED = "interrupted.txt"  # marks a checkpoint that no save_strategy asked for
 
 
 class TrainingInterrupted(SystemExit):
@@ -154,8 +155,8 @@ class EpochCallback(TrainerCallback):
                 part.set_epoch(int(state.epoch))
 
 
-class AveragingCallback(TrainerCallback):
-    """Refuses, before the first update, to average more checkpoints than the run will save."""
+class CheckEnoughCheckpoints(TrainerCallback):
+    """Raises ValueError before the first update if the run will save too few checkpoints to average."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         saved = {

@@ -20,6 +20,7 @@ class VanillaTransformerSeq2SeqTrainer(VanillaTransformerTrainer, Seq2SeqTrainer
     loss, the perplexity and the token accuracy of the references.
     """
 
+    generates = True
     _predicts = False
 
     def predict(self, test_dataset: Dataset, *positional: Any, **keywords: Any) -> PredictionOutput:

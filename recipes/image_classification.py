@@ -59,7 +59,7 @@ def main(model_settings, data, changes, args):
         eval_dataset=held_out.get("validation"),
         data_collator=image_classification.ImageCollator(processor, mix),
         processing_class=processor,
-        compute_loss_func=labels.classification_loss(weights, args.label_smoothing_factor),
+        compute_loss_func=labels.classification_loss(weights, args.label_smoothing_factor, args.r_drop),
         compute_metrics=labels.classification_metrics(names),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)

@@ -345,10 +345,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     ) -> tuple[Any, Any, Any]:
         step = partial(Trainer.prediction_step, self)  # past Seq2SeqTrainer's, which would generate
         if not is_class_ids(inputs.get("labels")):
-            loss, outputs, labels = step(model, inputs, prediction_loss_only, ignore_keys)
-            if isinstance(labels, list):  # the boxes of each image: their ids say where to find them
-                labels = torch.cat([label["image_id"] for label in labels])
-            return loss, outputs, labels
+            return step(model, inputs, prediction_loss_only, ignore_keys)
         loss, outputs, labels = step(model, inputs, False, ignore_keys)
         self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
         return (loss, None, None) if prediction_loss_only else (loss, outputs, labels)

@@ -581,7 +581,7 @@ def test_full_disk_leaves_earlier_checkpoints_and_no_part_of_a_new_one(tmp_path)
 
 def test_unwritable_output_dir_is_refused_before_training(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="output_dir: .*file/run cannot be written"):
+    with pytest.raises(OSError, match="output_dir: cannot write to .*file/run"):
         trainer_of(tmp_path / "file" / "run")
 
 

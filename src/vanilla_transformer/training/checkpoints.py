@@ -352,6 +352,4 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"output_dir: {folder} cannot be written ({error.strerror}): choose another one"
-        ) from error
+        raise OSError(f"output_dir: cannot write to {folder} ({error.strerror}); give another one") from error

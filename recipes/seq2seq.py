@@ -1,4 +1,4 @@
-"""Train the Transformer to translate or summarize from scratch, score it, and save a model for pipeline().
+"""Train a Transformer to translate or summarize, score it, and save a model for `pipeline`.
 
 python recipes/seq2seq.py recipes/translation/quickstart.yaml --output_dir outputs/mine --seed 7
 torchrun --nproc-per-node 8 recipes/seq2seq.py recipes/summarization/cnn_dailymail.yaml
@@ -30,7 +30,7 @@ def main(model_settings, data, start, decoding, args):
     # Data
     with args.main_process_first(desc="reading the data"):
         splits = seq2seq.load_splits(data)
-        if data.streaming:  # a stream may hold one source of text after the other
+        if data.streaming:  # a stream may hold its sources one after the other
             splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
         stored, columns = checkpoint or start.pretrained, ["source", "target"]
         tokenizer = tasks.get_tokenizer(data, splits["train"], columns, args, stored, data.max_source_length)
@@ -39,7 +39,7 @@ def main(model_settings, data, start, decoding, args):
     begins = {"decoder_start_token_id": tokenizer.bos_token_id}
     model = tasks.get_model(AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, **begins)
     model.generation_config = seq2seq.generation_config(model.config, data, decoding)
-    if data.truncate_source:  # the pipeline cuts texts as training did
+    if data.truncate_source:  # the pipeline then cuts texts as training did
         model.config.task_specific_params = {data.task: {"truncation": True}}
     with args.main_process_first(desc="encoding the data"):
         encoded = seq2seq.encode_splits(splits, tokenizer, data, longest=model.config.max_position_embeddings)

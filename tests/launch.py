@@ -1,4 +1,4 @@
-"""Run recipes: in this process, or as programs of one or several processes."""
+"""Run recipes in this process, or as programs of one or several processes."""
 
 import contextlib
 import importlib.util
@@ -20,13 +20,13 @@ def load_script(path: str) -> ModuleType:
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(name, ROOT / path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
 
 def parse_recipe(name: str, *words: object) -> tuple:
-    """Return the settings of recipes/<name>.py for these words of a command line."""
+    """Return the settings of recipes/<name>.py for these words of the command line."""
     recipe = load_script(f"recipes/{name}.py")
     if hasattr(recipe, "settings"):  # until every recipe has SETTINGS
         return recipe.settings([str(word) for word in words])
@@ -37,7 +37,7 @@ def parse_recipe(name: str, *words: object) -> tuple:
 
 
 def run_recipe(name: str, *words: object) -> None:
-    """Run recipes/<name>.py in this process, from the repository's folder; errors are raised."""
+    """Run recipes/<name>.py in this process, from the repository's folder. Errors are raised."""
     recipe, argv = load_script(f"recipes/{name}.py"), [str(word) for word in words]
     with contextlib.chdir(ROOT), mock.patch.object(sys, "argv", [f"recipes/{name}.py", *argv]):
         start(recipe.main, recipe.SETTINGS, getattr(recipe, "DEFAULTS", None), argv)
@@ -75,6 +75,7 @@ def launch(
 
 
 def free_port() -> int:
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]

@@ -75,7 +75,7 @@ def finish(
         "    import vanilla_transformer\n"
         "    from transformers import pipeline\n\n"
         f'    pipe = pipeline("{task}", model="{folder}")\n'
-        f"    print(pipe({json.dumps(USE[task].example)}))  # the answer is its {USE[task].key}\n"
+        f"    print(pipe({json.dumps(USE[task].example)}))  # see its {USE[task].key}\n"
     )
     write_model_card(
         folder,
@@ -114,7 +114,7 @@ def predict(
 
     Args:
         name: the name of the split. The metrics have it as a prefix, such as `test_loss`.
-        compute_metrics: scores this split in place of the trainer's own `compute_metrics`.
+        compute_metrics: scores this split instead of the trainer's own `compute_metrics`.
         generation: arguments of `generate`, for a `VanillaTransformerSeq2SeqTrainer`.
     """
     during_training = trainer.compute_metrics

@@ -39,7 +39,7 @@ def start(
     Args:
         main: takes the `model:` block as a dict, then one instance of each argument class.
         settings: the model's config class, then the argument classes. The last is the `TrainingArguments`.
-        defaults: key -> the recipe's default, in place of the argument class's own.
+        defaults: key -> the recipe's default, instead of the argument class's own.
         argv: the words after the program's name; those of this process if None.
     """
     model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults)

@@ -43,7 +43,7 @@ class Seq2SeqArguments(TextArguments):
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines, where wildcards "
+            "help": "local files instead of `dataset`: Parquet, CSV, TSV or JSON lines, where wildcards "
             "work, or two text files with one sentence a line, the source first: train.en train.de"
         },
     )
@@ -74,7 +74,7 @@ class Seq2SeqArguments(TextArguments):
     truncate_source: bool = field(
         default=False,
         metadata={
-            "help": "cut sources to max_source_length in training, scoring and the pipeline, in place of "
+            "help": "cut sources to max_source_length in training, scoring and the pipeline, instead of "
             "skipping pairs; for documents, whose first sentences matter most"
         },
     )
@@ -108,8 +108,8 @@ class DecodingArguments:
     max_extra_tokens: int = field(
         default=50,
         metadata={
-            "help": "how many tokens a translation may have more than its source; does not apply to a "
-            "summary, whose limit is max_target_length"
+            "help": "limit of a translation's length, in tokens beyond its source; a summary is limited by "
+            "max_target_length"
         },
     )
     no_repeat_ngram_size: int = field(

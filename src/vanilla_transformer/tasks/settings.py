@@ -41,7 +41,7 @@ def parse(
             not the vocabulary size and the special ids, which come from the data.
         argument_classes: dataclasses. Their fields are all other keys.
         argv: the words after the program's name; those of this process if None.
-        defaults: key -> the recipe's default, in place of the argument class's own.
+        defaults: key -> the recipe's default, instead of the argument class's own.
 
     Returns:
         The `model:` block as a dict of typed values, then one instance of each dataclass.
@@ -210,7 +210,7 @@ class _Parser(HfArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show one spelling of each flag, and its choices after the help text."""
+    """Show one spelling of each flag, its default if it has one, and its choices."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32, width=110)
@@ -219,7 +219,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.option_strings[0]
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = super()._get_help_string(action) or ""
+        text = (action.help if action.default is None else super()._get_help_string(action)) or ""
         return f"{text} One of: {', '.join(map(str, action.choices))}" if action.choices else text
 
 

@@ -60,7 +60,7 @@ class SourceArguments:
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "local files in place of `dataset`: Parquet, CSV, TSV or JSON lines; wildcards work"
+            "help": "local files instead of `dataset`: Parquet, CSV, TSV or JSON lines; wildcards work"
         },
     )
     validation_file: list[str] | None = field(

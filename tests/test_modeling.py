@@ -84,8 +84,6 @@ def parameters_in_millions(preset: str) -> float:
         ("table3-A-32-heads", 65),
         ("table3-D-dropout-0.0", 65),
         ("table3-D-dropout-0.2", 65),
-        ("table3-D-smoothing-0.0", 65),
-        ("table3-D-smoothing-0.2", 65),
         ("table3-E-learned-positions", 65),
     ],
 )

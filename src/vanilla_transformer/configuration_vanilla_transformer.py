@@ -1,15 +1,15 @@
-"""Configurations: what all layers read, and what text, images and detection add; presets by name."""
+"""Configurations: one base for all layers, and one each for text, images and detection; presets by name."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# Names and sizes of "Attention Is All You Need", Table 3. What a row does not name is the base model's.
-# Its parameter counts imply about 41,000 shared words for the base-sized rows and 36,200 for "big".
-# Rows D with label smoothing 0.0 and 0.2 are the base model: smoothing belongs to training. Row E's 256
-# positions are ours: the paper names neither their number nor the row's parameters.
+# Sizes of "Attention Is All You Need" and the rows of its Table 3, without what equals the base model.
+# The paper's parameter counts imply about 41,000 shared words for the base-sized rows and 36,200 for "big".
+# The rows D with label smoothing 0.0 and 0.2 have no preset: they train "table3-base" with another
+# label_smoothing_factor. The 256 positions of row E are ours: the paper gives no number.
 PRESETS: dict[str, dict] = {
     "tiny": {
         "hidden_size": 128,
@@ -37,8 +37,6 @@ PRESETS: dict[str, dict] = {
     "table3-C-intermediate-4096": {"vocab_size": 41000, "intermediate_size": 4096},
     "table3-D-dropout-0.0": {"vocab_size": 41000, "dropout": 0.0},
     "table3-D-dropout-0.2": {"vocab_size": 41000, "dropout": 0.2},
-    "table3-D-smoothing-0.0": {"vocab_size": 41000},
-    "table3-D-smoothing-0.2": {"vocab_size": 41000},
     "table3-E-learned-positions": {
         "vocab_size": 41000,
         "position_embedding_type": "learned",
@@ -53,8 +51,8 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-# Sizes of Dosovitskiy et al. 2021, table 1 (the DeiT paper's for "small"), and of Hassani et al. 2021 for
-# images of 32 pixels.
+# Sizes of Dosovitskiy et al. 2021, table 1; "small" is from the DeiT paper, and "vit-lite-7-4", for images of
+# 32 pixels, from Hassani et al. 2021.
 VISION_PRESETS: dict[str, dict] = {
     "tiny": {
         "image_size": 32,
@@ -104,7 +102,7 @@ DETECTION_PRESETS: dict[str, dict] = {
 
 
 class LayersConfig(PreTrainedConfig):
-    """What the layers and stacks read, whatever the task; the base of every configuration here.
+    """The settings of layers and stacks: the base of every configuration here.
 
     Args:
         hidden_size: d_model, the width of every vector between layers.
@@ -112,13 +110,13 @@ class LayersConfig(PreTrainedConfig):
         num_attention_heads: h.
         head_dim: d_k, the width of one head's queries and keys; `hidden_size // num_attention_heads` if None.
         value_dim: d_v, the width of one head's values; `hidden_size // num_attention_heads` if None.
-        encoder_layers, decoder_layers: N of either stack; 0 leaves the stack out.
-        dropout: P_drop, on each sublayer's output and on what enters the stacks (section 5.4).
+        encoder_layers, decoder_layers: N of each stack; with 0 there is no such stack.
+        dropout: P_drop, on the output of each sublayer and the input of each stack (section 5.4).
         norm_position: "post" normalises the sum of residual and sublayer as the paper does; "pre" normalises
-            each sublayer's input and, once more, the stack's output.
-        norm_type: "layer", as in the paper, or "batch", with the statistics of a batch's real tokens.
-        activation: inside the feed-forward network; any name of `transformers.activations.ACT2FN`.
-        layer_norm_eps: added to the variance in normalisation.
+            the input of each sublayer and the output of the stack.
+        norm_type: "layer", as in the paper, or "batch", with the statistics of the batch's real tokens.
+        activation: of the feed-forward network; any name in `transformers.activations.ACT2FN`.
+        layer_norm_eps: normalisation adds it to the variance.
     """
 
     attribute_map = {
@@ -133,7 +131,7 @@ class LayersConfig(PreTrainedConfig):
         "hidden_act": "activation",
     }
     presets: ClassVar[dict[str, dict]] = {}
-    code: ClassVar[dict[str, str]] = {}  # Auto class -> the class that it takes from a folder with code
+    code: ClassVar[dict[str, str]] = {}  # Auto class -> file and name of the class that it loads
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -148,12 +146,12 @@ class LayersConfig(PreTrainedConfig):
     activation: str = "relu"
     layer_norm_eps: float = 1e-5
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if "num_hidden_layers" in kwargs:
             raise ValueError(
-                "num_hidden_layers says nothing of two stacks: give encoder_layers and decoder_layers"
+                "num_hidden_layers is ambiguous for two stacks: set encoder_layers and decoder_layers instead"
             )
-        for synonym in self.attribute_map.keys() & kwargs.keys():  # before anything is derived from them
+        for synonym in self.attribute_map.keys() & kwargs.keys():  # before head_dim is computed from them
             setattr(self, synonym, kwargs.pop(synonym))
         if self.head_dim is None or self.value_dim is None:
             if self.hidden_size % self.num_attention_heads:
@@ -167,30 +165,30 @@ class LayersConfig(PreTrainedConfig):
             self.value_dim = head_width if self.value_dim is None else self.value_dim
         self.is_encoder_decoder = self.encoder_layers > 0 and self.decoder_layers > 0
         if not __name__.startswith("transformers_modules"):
-            kwargs.pop("custom_pipelines", None)  # this package has registered its own, which need no trust
+            kwargs.pop("custom_pipelines", None)  # the package has registered its own, which need no trust
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_preset(cls, name: str, **overrides):
-        """The entry of `presets` with that name, overridden; raises ValueError for an unknown name."""
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
+        """The configuration of this name in `presets`, with overrides; ValueError for an unknown name."""
         if name not in cls.presets:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(cls.presets)}")
+            raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
         return cls(**{**cls.presets[name], **overrides})
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers of the encoder or, where there is none, of the decoder."""
+        """The layers of the encoder or, without an encoder, of the decoder."""
         return self.encoder_layers or self.decoder_layers
 
     @num_hidden_layers.setter
-    def num_hidden_layers(self, layers: int):
-        # transformers' caches rename `decoder_layers` to this on a copy of the config that they size from.
+    def num_hidden_layers(self, layers: int) -> None:
+        # transformers' caches write `decoder_layers` to this name in a copy of the config, and read it there.
         if self.encoder_layers:
             self.encoder_layers = layers
         else:
             self.decoder_layers = layers
 
-    def validate_layers(self):
+    def validate_layers(self) -> None:
         require_positive(
             self, "hidden_size", "intermediate_size", "num_attention_heads", "head_dim", "value_dim"
         )
@@ -198,18 +196,18 @@ class LayersConfig(PreTrainedConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.encoder_layers + self.decoder_layers == 0:
-            raise ValueError("encoder_layers=0 and decoder_layers=0 leave no model")
+            raise ValueError("encoder_layers=0 and decoder_layers=0 leave no model: set one of them")
 
-    def validate_activation(self):
+    def validate_activation(self) -> None:
         if self.activation not in ACT2FN:
-            raise ValueError(f"activation={self.activation!r} is unknown; there are {', '.join(ACT2FN)}")
+            raise ValueError(f"activation={self.activation!r} is unknown: choose one of {', '.join(ACT2FN)}")
 
-    def validate_dropout(self):
+    def validate_dropout(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
 
 
-def require_positive(config: PreTrainedConfig, *names: str):
+def require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
@@ -219,24 +217,24 @@ def require_positive(config: PreTrainedConfig, *names: str):
 class VanillaTransformerConfig(LayersConfig):
     r"""The Transformer of "Attention Is All You Need"; `VanillaTransformerConfig()` is its base model.
 
-    A stack with 0 layers is absent: `decoder_layers=0` is an encoder (classification, masked language
-    modelling), `encoder_layers=0` a decoder (language modelling). Besides the fields of `LayersConfig`:
+    With `decoder_layers=0` it is an encoder (for classification or masked language modelling), with
+    `encoder_layers=0` a decoder (for language modelling). It adds to the fields of `LayersConfig`:
 
     Args:
-        vocab_size: words shared by source, target and output.
+        vocab_size: number of words, shared by source, target and output.
         position_embedding_type: "sinusoidal" (section 3.5), or "learned" (Table 3, row E).
-        max_position_embeddings: rows of the learned table, in tokens. Sinusoids have no end; there it is the
-            length up to which inputs are meant to go.
+        max_position_embeddings: number of learned positions. Sinusoids have no last position; with them this
+            is the intended maximum length of an input.
         tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
-        pair_rows: rows of a table of vectors for pairs of neighbouring tokens, which are added to the tokens'
-            own where the encoder reads them; 0, as in the paper, is no table.
-        pooling: what stands for a whole text that is classified: "mean" of its tokens, or "class_token", its
-            first one, for which the tokenizer puts `<s>` in front.
-        word_dropout: share of a text's tokens that are hidden while it is learned to be classified.
-        use_cache: whether the decoder returns its keys and values, so that generation computes each once.
+        pair_rows: number of vectors for pairs of neighbouring tokens, which text classification adds to the
+            vectors of the tokens; 0 for none.
+        pooling: the vector that text classification projects to labels: the "mean" over all tokens, or the
+            first one, "class_token"; for it the tokenizer starts each text with `<s>`.
+        word_dropout: share of the tokens of a text that text classification hides in training.
+        use_cache: whether the decoder returns its keys and values, so that generation computes them once.
 
     Raises:
-        ValueError: naming the values, when they do not fit together.
+        ValueError: if values do not fit together; the message names them.
     """
 
     model_type = "vanilla_transformer"
@@ -270,7 +268,7 @@ class VanillaTransformerConfig(LayersConfig):
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 0
 
-    def validate_words(self):
+    def validate_words(self) -> None:
         require_positive(self, "vocab_size", "max_position_embeddings")
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
@@ -284,20 +282,20 @@ class VanillaTransformerConfig(LayersConfig):
 class VanillaTransformerVisionConfig(LayersConfig):
     """Images as sequences of patches (Dosovitskiy et al. 2021, ViT); the default is its ViT-B/16.
 
-    Besides the fields of `LayersConfig`:
+    It adds to the fields of `LayersConfig`:
 
     Args:
-        image_size: height and width in pixels of the images that positions are made for; for images of other
-            sizes they are interpolated.
-        patch_size: height and width in pixels of a patch, a "word" of the image.
-        stem: "patches" projects each patch alone; "convolutions" sees across their borders, which learns
-            faster from few images (a power of 2 as patch_size).
+        image_size: height and width, in pixels, of the images that have one position per patch; for other
+            sizes the positions are interpolated.
+        patch_size: height and width of a patch in pixels.
+        stem: "patches" projects each patch alone; "convolutions" looks across the borders of patches, which
+            learns faster from few images and needs a power of 2 as patch_size.
         num_channels: of the images, 3 for RGB.
         position_embedding_type: "learned", or "sinusoidal" in two dimensions.
-        pooling: what stands for the whole image: a "class_token" in front of the patches, or their "mean".
+        pooling: the vector that represents the image: a "class_token" before the patches, or their "mean".
 
     Raises:
-        ValueError: naming the values, when they do not fit together.
+        ValueError: if values do not fit together; the message names them.
     """
 
     model_type = "vanilla_transformer_vision"
@@ -325,7 +323,7 @@ class VanillaTransformerVisionConfig(LayersConfig):
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
 
-    def validate_image(self):
+    def validate_image(self) -> None:
         require_positive(self, "image_size", "patch_size", "num_channels")
         if self.image_size % self.patch_size:
             raise ValueError(
@@ -338,31 +336,31 @@ class VanillaTransformerVisionConfig(LayersConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of 4 for sinusoidal positions"
             )
 
-    def validate_stacks(self):
+    def validate_stacks(self) -> None:
         if self.decoder_layers or not self.encoder_layers:
             raise ValueError(
-                f"images are read by an encoder alone, but encoder_layers={self.encoder_layers} and "
-                f"decoder_layers={self.decoder_layers}"
+                "an image model is an encoder alone: set encoder_layers above 0 and decoder_layers=0, not "
+                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers}"
             )
 
 
 @strict
 class VanillaTransformerDetectionConfig(LayersConfig):
-    """Objects as the words that a decoder writes about an image (Carion et al. 2020, DETR).
+    """An encoder reads the cells of an image, and a decoder finds objects (Carion et al. 2020, DETR).
 
-    Besides the fields of `LayersConfig`:
+    It adds to the fields of `LayersConfig`:
 
     Args:
         num_channels: of the images, 3 for RGB.
-        patch_size: height and width in pixels of a cell, a "word" of the image; objects much smaller are hard
-            to find.
-        stem: "convolutions" sees across the borders of the cells, which learns faster (a power of 2 as
-            patch_size); "patches" projects each alone.
-        num_queries: object queries, the most objects that can be found in an image.
-        anchor_size: height and width, in cells, of the boxes that every cell begins with: a typical object's.
+        patch_size: height and width of a cell in pixels; much smaller objects are hard to find.
+        stem: "convolutions" looks across the borders of cells, which learns faster and needs a power of 2 as
+            patch_size; "patches" projects each cell alone.
+        num_queries: the maximum number of objects that the model can find in an image.
+        anchor_size: height and width, in cells, of the box that every cell starts from: that of a typical
+            object.
 
     Raises:
-        ValueError: naming the values, when they do not fit together.
+        ValueError: if values do not fit together; the message names them.
     """
 
     model_type = "vanilla_transformer_detection"
@@ -388,7 +386,7 @@ class VanillaTransformerDetectionConfig(LayersConfig):
     intermediate_size: int = 2048
     norm_position: Literal["post", "pre"] = "pre"
 
-    def validate_image(self):
+    def validate_image(self) -> None:
         require_positive(self, "num_channels", "patch_size", "num_queries")
         if self.anchor_size <= 0:
             raise ValueError(f"anchor_size={self.anchor_size} must be more than 0")
@@ -399,11 +397,11 @@ class VanillaTransformerDetectionConfig(LayersConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of 4 for positions in two dimensions"
             )
 
-    def validate_stacks(self):
+    def validate_stacks(self) -> None:
         if not (self.encoder_layers and self.decoder_layers):
             raise ValueError(
-                f"detection takes both stacks, but encoder_layers={self.encoder_layers} and "
-                f"decoder_layers={self.decoder_layers}"
+                f"detection needs both stacks, but encoder_layers={self.encoder_layers} and "
+                f"decoder_layers={self.decoder_layers}: set both above 0"
             )
 
 

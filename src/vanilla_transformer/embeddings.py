@@ -1,4 +1,4 @@
-"""Words, patches of images, and positions as vectors (sections 3.4 and 3.5)."""
+"""Embeddings of words, image patches and positions (sections 3.4 and 3.5)."""
 
 import math
 
@@ -11,7 +11,7 @@ def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
     """The paper's positional encoding (section 3.5), float32 `(*positions.shape, width)`.
 
     PE(pos, 2i) = sin(pos / 10000^(2i / width)) and PE(pos, 2i+1) = cos(pos / 10000^(2i / width)).
-    Angles are taken in float64: in float32 they are off by 1e-4 at position 5,000.
+    Angles are computed in float64: in float32 they are wrong by 1e-4 at position 5,000.
     """
     exact = torch.float32 if positions.device.type == "mps" else torch.float64  # Apple GPUs have no float64
     even_columns = torch.arange(0, width, 2, dtype=exact, device=positions.device)
@@ -20,9 +20,9 @@ def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def sinusoids_2d(rows: torch.Tensor, columns: torch.Tensor, width: int) -> torch.Tensor:
-    """Sinusoids of a place in the plane: half of the width for its row, half for its column.
+    """Sinusoids of points in a plane: one half of the width encodes the row, the other half the column.
 
-    Rows and columns are of one shape, in patches, and need not be whole; the width is a multiple of 4.
+    Rows and columns have one shape and may be fractions; the width must be a multiple of 4.
     """
     return torch.cat((sinusoids(rows, width // 2), sinusoids(columns, width // 2)), dim=-1)
 
@@ -35,29 +35,31 @@ class TokenEmbedding(nn.Embedding):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sinusoids to `(batch, length, width)` vectors; holds no weights and has no longest position."""
+    """Adds sinusoids to `(batch, length, width)` vectors, at any position; it has no weights."""
 
     def forward(self, states: torch.Tensor, positions: torch.Tensor, end: int = 0) -> torch.Tensor:
         return (states + sinusoids(positions, states.shape[-1])).to(states.dtype)
 
 
 class LearnedPositions(nn.Embedding):
-    """Adds a learned vector for each position (Table 3, row E); positions end at the table's last row.
+    """Adds a learned vector for each position (Table 3, row E); raises ValueError past the last one.
 
-    `end` is one past the last position, where that is known without reading `positions` off the device.
+    `end` is one past the last of `positions`, if the caller knows it without waiting for the device.
     """
 
-    def forward(self, states: torch.Tensor, positions: torch.Tensor, end: int = 0) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # it adds to the states, which nn.Embedding does not have
+        self, states: torch.Tensor, positions: torch.Tensor, end: int = 0
+    ) -> torch.Tensor:
         if (end := max(end, positions.shape[-1])) > self.num_embeddings:
             raise ValueError(
-                f"the input has {end} tokens, but max_position_embeddings="
-                f"{self.num_embeddings}; shorten it, or train with a larger max_position_embeddings"
+                f"the input has {end} tokens, but max_position_embeddings={self.num_embeddings}: shorten "
+                "it, or train with a larger max_position_embeddings"
             )
         return states + super().forward(positions)
 
 
 class PatchEmbedding(nn.Module):
-    """Images cut into square patches, their words, each projected to a vector (ViT, section 3.1)."""
+    """Cuts images into square patches and projects each patch to a vector (ViT, section 3.1)."""
 
     def __init__(self, channels: int, patch_size: int, width: int):
         super().__init__()
@@ -65,14 +67,14 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Linear(channels * patch_size**2, width)
 
     def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`(batch, channels, height, width)` to `(batch, rows, columns, width)`; padding is seen as it is."""
+        """`(batch, channels, height, width)` to `(batch, rows, columns, width)`; ignores the mask."""
         check_pixels(pixel_values, self.channels, self.patch_size)
         patches = F.pixel_unshuffle(pixel_values, self.patch_size)  # (batch, channels * size², rows, columns)
         return self.projection(patches.movedim(1, -1))
 
 
 class ResidualConvolution(nn.Module):
-    """ReLU(x + BatchNorm(Convolution(x))), of the same size."""
+    """ReLU(x + BatchNorm(Convolution(x))), of the same size as x."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -84,17 +86,17 @@ class ResidualConvolution(nn.Module):
 
 
 class ConvolutionalStem(nn.Module):
-    """Patches that see across their borders: convolutions that halve the image, a residual one after each.
+    """Convolutions that halve the image, each followed by a residual one; a patch sees across its borders.
 
     It learns faster from few images than `PatchEmbedding` (after Xiao et al. 2021, "Early Convolutions Help
-    Transformers See Better"). `patch_size`, a power of 2, is how many pixels apart the vectors are.
+    Transformers See Better"). `patch_size`, a power of 2, is the distance of two vectors in pixels.
     """
 
     def __init__(self, channels: int, patch_size: int, width: int):
         super().__init__()
         self.channels, self.patch_size = channels, patch_size
         halvings = patch_size.bit_length() - 1
-        widths = [max(width >> step, 1) for step in reversed(range(halvings))]  # such as 64, 128 for 128
+        widths = [max(width >> step, 1) for step in reversed(range(halvings))]  # 64, 128 for two halvings
         self.convolutions = nn.Sequential()
         for before, after in zip([channels, *widths], widths):
             self.convolutions.extend(
@@ -110,8 +112,8 @@ class ConvolutionalStem(nn.Module):
     def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, channels, height, width)` to `(batch, rows, columns, width)`.
 
-        `pixel_mask` `(batch, height, width)` is false for padding, which then is to every convolution what
-        lies beyond the border of an image.
+        `pixel_mask`, `(batch, height, width)`, is false for padding; every convolution reads zeros there, as
+        beyond the border of an image.
         """
         check_pixels(pixel_values, self.channels, self.patch_size)
         states = pixel_values
@@ -123,21 +125,25 @@ class ConvolutionalStem(nn.Module):
         return self.projection(states.movedim(1, -1))
 
 
-def check_pixels(pixel_values: torch.Tensor, channels: int, patch_size: int):
+def check_pixels(pixel_values: torch.Tensor, channels: int, patch_size: int) -> None:
     found, height, width = pixel_values.shape[-3:]
     if found != channels:
-        raise ValueError(f"the images have {found} channels, but the model is for num_channels={channels}")
+        raise ValueError(
+            f"the images have {found} channels, but num_channels={channels}: convert them, or train a model "
+            f"with num_channels={found}"
+        )
     if height % patch_size or width % patch_size:
         raise ValueError(
-            f"an image of {height} x {width} pixels has no whole number of patches of {patch_size} x "
+            f"an image of {height} x {width} pixels does not divide into patches of {patch_size} x "
             f"{patch_size}: resize or pad it to multiples of {patch_size}"
         )
 
 
 class SinusoidalGrid(nn.Module):
-    """Adds 2-D sinusoids to `(batch, rows, columns, width)` vectors; holds no weights.
+    """Adds 2-D sinusoids to `(batch, rows, columns, width)` vectors; it has no weights.
 
-    A grid of another size than `size` x `size` covers the same picture: its places are scaled to it.
+    Positions are those of a grid of `size` x `size`; a finer or coarser grid is scaled to it, because it
+    covers the same picture.
     """
 
     def __init__(self, size: int):
@@ -145,19 +151,19 @@ class SinusoidalGrid(nn.Module):
         self.size = size
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        rows, columns = (self._places(count, states.device) for count in states.shape[1:3])
-        grid = torch.meshgrid(rows, columns, indexing="ij")
-        return (states + sinusoids_2d(*grid, states.shape[-1])).to(states.dtype)
+        rows, columns = (self._centers(count, states.device) for count in states.shape[1:3])
+        rows, columns = torch.meshgrid(rows, columns, indexing="ij")
+        return (states + sinusoids_2d(rows, columns, states.shape[-1])).to(states.dtype)
 
-    def _places(self, count: int, device: torch.device) -> torch.Tensor:
-        """Middles of `count` equal parts of the side, in patches of the grid of `size`."""
+    def _centers(self, count: int, device: torch.device) -> torch.Tensor:
+        """The centers of `count` equal parts of the side, `(count,)`, where the side has length `size`."""
         return (torch.arange(count, device=device) + 0.5) * (self.size / count) - 0.5
 
 
 class LearnedGrid(nn.Embedding):
-    """Adds a learned vector for each place to `(batch, rows, columns, width)` vectors.
+    """Adds a learned vector for each cell of a grid to `(batch, rows, columns, width)` vectors.
 
-    For a grid of another size than `size` x `size` they are interpolated (ViT, section 3.2).
+    If the grid is not `size` x `size`, the learned vectors are interpolated (ViT, section 3.2).
     """
 
     def __init__(self, size: int, width: int):
@@ -165,8 +171,8 @@ class LearnedGrid(nn.Embedding):
         self.size = size
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(self.num_embeddings, device=states.device)
-        grid = super().forward(places).unflatten(0, (self.size, self.size))  # (size, size, width)
+        cells = torch.arange(self.num_embeddings, device=states.device)
+        grid = super().forward(cells).unflatten(0, (self.size, self.size))  # (size, size, width)
         if states.shape[1:3] != grid.shape[:2]:
             grid = grid.movedim(-1, 0)[None]  # (1, width, size, size)
             grid = F.interpolate(grid, size=states.shape[1:3], mode="bicubic", align_corners=False)

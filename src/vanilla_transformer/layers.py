@@ -1,6 +1,7 @@
 """One layer of either stack: attention, feed-forward network, and the residual with its norm (section 3)."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ def scaled_dot_product_attention(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V (section 3.2.1, equation 1), the "eager" implementation.
 
@@ -47,18 +48,18 @@ class Attention(nn.Module):
     states themselves. `is_causal` hides later positions when there is no mask (section 3.2.3).
     """
 
-    def __init__(self, config: LayersConfig, is_causal: bool = False, layer_idx: int | None = None):
+    def __init__(self, config: LayersConfig, is_causal: bool = False, layer_idx: int = 0):
         super().__init__()
         self.config = config
         self.is_causal = is_causal
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.value_dim = config.value_dim
-        self.scaling = config.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.value_dim)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.value_dim, config.hidden_size)
+        self.head_dim = cast("int", config.head_dim)  # the configuration has set both
+        self.value_dim = cast("int", config.value_dim)
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.value_dim)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.value_dim, config.hidden_size)
 
     def forward(
         self,
@@ -70,7 +71,7 @@ class Attention(nn.Module):
         memory_packing: Packing = NO_PACKING,
         position_vectors: torch.Tensor | None = None,
         memory_position_vectors: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
@@ -104,7 +105,7 @@ class Attention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(cache, EncoderDecoderCache):  # the encoder's output never changes: computed once
             if cache.is_updated.get(self.layer_idx, False):
-                layer = cache.cross_attention_cache.layers[self.layer_idx]
+                layer: Any = cache.cross_attention_cache.layers[self.layer_idx]
                 return layer.keys, layer.values
             cache.is_updated[self.layer_idx] = True
             cache = cache.cross_attention_cache
@@ -201,7 +202,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward_add_norm = AddNorm(config)
 
     def forward(
-        self, states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         def attend_to_self(x: torch.Tensor) -> torch.Tensor:
             return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
@@ -235,7 +236,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         memory_mask: torch.Tensor | None = None,
         position_vectors: torch.Tensor | None = None,
         memory_position_vectors: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         kwargs["position_vectors"] = position_vectors
 

@@ -195,7 +195,7 @@ def _r_drop_gradient(probabilities: torch.Tensor, gap: torch.Tensor) -> tuple[to
         gap: log P1 - log P2, `(tokens, vocabulary)`.
     """
     gradient = torch.empty_like(probabilities)
-    divergence = 0
+    divergence = probabilities.new_zeros(())
     for this, that, sign in ((0, 1, 1), (1, 0, -1)):
         p, q, part = probabilities[this::2], probabilities[that::2], gradient[this::2]
         # The gradients with respect to the logits of P: of KL(P ‖ Q), P (log P - log Q - KL); of

@@ -2,7 +2,7 @@
 
 import copy
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
 )
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch.Tensor:
     """The decoder's input for these labels: the start token, then all labels but the last (figure 1)."""
-    start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
+    start_id, pad_id = cast("tuple[int, int]", (config.decoder_start_token_id, config.pad_token_id))
+    start = labels.new_full((labels.shape[0], 1), start_id)
     shifted = torch.cat((start, labels[:, :-1]), dim=1)
-    return shifted.masked_fill(shifted == IGNORE_INDEX, config.pad_token_id)
+    return shifted.masked_fill(shifted == IGNORE_INDEX, pad_id)
 
 
 def position_embedding(config: VanillaTransformerConfig) -> nn.Module:
@@ -45,10 +46,10 @@ def position_embedding(config: VanillaTransformerConfig) -> nn.Module:
 
 
 def embed_inputs(
-    stack: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    stack: "TextEncoder | TextDecoder", input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
 ) -> torch.Tensor:
     if (input_ids is None) == (inputs_embeds is None):
-        given = "both" if inputs_embeds is not None else "neither"
+        given = "neither" if input_ids is None else "both"
         raise ValueError(f"{type(stack).__name__} needs input_ids or inputs_embeds, but got {given}")
     return stack.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
@@ -56,9 +57,11 @@ def embed_inputs(
 class TextEncoder(Encoder):
     """The encoder with its word embeddings."""
 
+    config: VanillaTransformerConfig
+
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Module = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.embed_positions = position_embedding(config)
         self.post_init()
 
@@ -67,7 +70,7 @@ class TextEncoder(Encoder):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BaseModelOutput:
         """Ids `(batch, length)` or embeddings `(batch, length, width)` to vectors of the latter shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
@@ -78,9 +81,11 @@ class TextEncoder(Encoder):
 class TextDecoder(Decoder):
     """The decoder with its word embeddings."""
 
+    config: VanillaTransformerConfig
+
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Module = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.embed_positions = position_embedding(config)
         self.post_init()
 
@@ -92,7 +97,7 @@ class TextDecoder(Decoder):
         past_key_values: Cache | None = None,
         position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Ids `(batch, length)` or embeddings `(batch, length, width)` to vectors of the latter shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
@@ -120,12 +125,14 @@ class TextDecoder(Decoder):
 class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
     """Encoder and decoder without a head (figure 1); or one of them, if the other has no layers."""
 
+    config: VanillaTransformerConfig
+
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         if config.tie_word_embeddings:
             # Any stack or head can load the matrix, because it is saved under this one name.
-            self.shared = TokenEmbedding(config.vocab_size, config.hidden_size)
-        self._tied_weights_keys = {}
+            self.shared: nn.Module = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self._tied_weights_keys: dict[str, str] = {}
         if config.encoder_layers:
             self.encoder = TextEncoder(config)
             self._tied_weights_keys["encoder.embed_tokens.weight"] = "shared.weight"
@@ -134,10 +141,10 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             self._tied_weights_keys["decoder.embed_tokens.weight"] = "shared.weight"
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return (self.encoder if self.config.encoder_layers else self.decoder).embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         if self.config.tie_word_embeddings:
             self.shared = value
         if self.config.encoder_layers:
@@ -160,7 +167,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         use_cache: bool | None = None,
         source_packing: Packing = NO_PACKING,
         target_packing: Packing = NO_PACKING,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> Seq2SeqModelOutput | BaseModelOutput | BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
@@ -184,14 +191,15 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
                 packing=target_packing,
                 **kwargs,
             )
+        encoded: BaseModelOutput
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids, attention_mask, inputs_embeds, packing=source_packing, **kwargs
-            )
-        elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
+            encoded = self.encoder(input_ids, attention_mask, inputs_embeds, packing=source_packing, **kwargs)
+        elif isinstance(encoder_outputs, BaseModelOutput):
+            encoded = encoder_outputs
+        else:
+            encoded = BaseModelOutput(*encoder_outputs)
         if not self.config.decoder_layers:
-            return encoder_outputs
+            return encoded
 
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
@@ -203,7 +211,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             decoder_inputs_embeds,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=attention_mask,
             packing=target_packing,
             source_packing=source_packing,
@@ -215,9 +223,9 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
         )
 
 
@@ -225,11 +233,12 @@ class LanguageModelHead:
     """The projection to the vocabulary, tied to the embeddings (section 3.4), and its loss."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
+    lm_head: nn.Linear
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear):
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = new_embeddings
 
     def loss_and_logits(
@@ -248,7 +257,7 @@ class LanguageModelHead:
             training_loss: returns this loss, and None for the logits.
         """
         if training_loss is not None:
-            labels = packing.pack(labels[..., None]).flatten()  # (tokens,)
+            labels = packing.pack(require_labels(labels)[..., None]).flatten()  # (tokens,)
             states, weight = states.flatten(0, 1), self.lm_head.weight
             return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch), None
         logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
@@ -257,15 +266,18 @@ class LanguageModelHead:
         return label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch), logits
 
 
-def require_labels(labels: torch.Tensor | None):
+def require_labels(labels: torch.Tensor | None) -> torch.Tensor:
     if labels is None:
         raise ValueError("training_loss needs labels: pass labels=… with it")
+    return labels
 
 
 class VanillaTransformerForConditionalGeneration(
     LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
 ):
     """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings."""
+
+    config: VanillaTransformerConfig
 
     def __init__(self, config: VanillaTransformerConfig):
         if not config.is_encoder_decoder:
@@ -302,7 +314,7 @@ class VanillaTransformerForConditionalGeneration(
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         training_loss: TrainingLoss | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """
         Args:
@@ -320,9 +332,8 @@ class VanillaTransformerForConditionalGeneration(
                 decoder_input_ids = shift_right(labels, self.config)
         source_packing = target_packing = NO_PACKING
         if training_loss is not None:
-            require_labels(labels)
             source_packing = Packing(attention_mask if encoder_outputs is None else None)
-            target_packing = Packing(up_to_last_label(labels))
+            target_packing = Packing(up_to_last_label(require_labels(labels)))
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -395,7 +406,7 @@ class VanillaTransformerForCausalLM(
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         training_loss: TrainingLoss | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
         """
         Args:
@@ -409,8 +420,7 @@ class VanillaTransformerForCausalLM(
             use_cache = False
         packing = NO_PACKING
         if training_loss is not None:
-            require_labels(next_labels)
-            packing = Packing(up_to_last_label(next_labels))
+            packing = Packing(up_to_last_label(require_labels(next_labels)))
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,

@@ -1,15 +1,15 @@
-"""Object detection: the encoder reads the cells of an image, the decoder writes a box and a label for each
-query.
+"""Object detection: the encoder reads the cells of an image, the decoder finds a box and a label per query.
 
-The decoder is the paper's, only that it looks both ways and that positions are added to queries and keys
-(Carion et al. 2020, DETR). Trained from scratch it would take hundreds of epochs to learn where to look; so
-its queries are those cells of the image that look most like objects, each with the box that it proposes
-(Zhu et al. 2021, Deformable DETR, section 4.2, "two-stage").
+The decoder is the paper's without the causal mask, and positions are added to queries and keys (Carion et al.
+2020, DETR). With learned queries it would need hundreds of epochs to learn where to look. Here the queries
+are the cells that look most like objects, each with the box that it proposes (Zhu et al. 2021, Deformable
+DETR, section 4.2, "two-stage").
 """
 
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,10 +22,10 @@ from .configuration_vanilla_transformer import VanillaTransformerDetectionConfig
 from .embeddings import ConvolutionalStem, PatchEmbedding, sinusoids_2d
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel
 
-PRIOR = 0.01  # the score of every label at first
-NEVER = -1e4  # the logit of what is not there
+PRIOR = 0.01  # the probability of every label before training
+PADDING_LOGIT = -1e4  # of every label where there is only padding; -inf would make the loss NaN
 
-# Costs of the matching and weights of the losses, as RT-DETR has them (Zhao et al. 2024, table A).
+# Costs of the matching and weights of the losses, those of RT-DETR (Zhao et al. 2024, table A).
 LOSS = {
     "matcher_class_cost": 2.0,
     "matcher_bbox_cost": 5.0,
@@ -47,24 +47,24 @@ class VanillaTransformerDetectionModelOutput(ModelOutput):
     """
     Args:
         last_hidden_state: `(batch, queries, width)`, the decoder's output.
-        intermediate_hidden_states: `(layers, batch, queries, width)`, that of each of its layers, normalised.
+        intermediate_hidden_states: `(layers, batch, queries, width)`, the output of each layer, normalised.
         reference_boxes: `(batch, queries, 4)`, the boxes that the queries start from, as logits.
-        query_mask: `(batch, queries)`, false where an image has fewer cells than there are queries.
-        proposal_logits, proposal_boxes: `(batch, cells, labels)`, `(batch, cells, 4)`, what cells propose.
+        query_mask: `(batch, queries)`, false for the queries that an image has no cells for.
+        proposal_logits, proposal_boxes: `(batch, cells, labels)` and `(batch, cells, 4)`, from the encoder.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    intermediate_hidden_states: torch.FloatTensor | None = None
-    reference_boxes: torch.FloatTensor | None = None
-    query_mask: torch.BoolTensor | None = None
-    proposal_logits: torch.FloatTensor | None = None
-    proposal_boxes: torch.FloatTensor | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    intermediate_hidden_states: torch.Tensor | None = None
+    reference_boxes: torch.Tensor | None = None
+    query_mask: torch.Tensor | None = None
+    proposal_logits: torch.Tensor | None = None
+    proposal_boxes: torch.Tensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -72,75 +72,78 @@ class VanillaTransformerDetectionOutput(ModelOutput):
     """
     Args:
         loss: the sum of `loss_dict`.
-        loss_dict: of the label, the box's corners and its overlap; `_0`, `_1`, … are of the decoder's earlier
-            layers, `_proposals` of the encoder.
-        logits: `(batch, queries, labels)`; a sigmoid makes scores of them.
-        pred_boxes: `(batch, queries, 4)`, (center x, center y, width, height) in shares of the image without
-            its padding.
-        auxiliary_outputs: `logits` and `pred_boxes` of the decoder's earlier layers, when there are labels.
+        loss_dict: the losses of labels, box corners and overlap; `_0`, `_1`, … are those of the decoder's
+            earlier layers, `_proposals` those of the encoder.
+        logits: `(batch, queries, labels)`; their sigmoids are the scores.
+        pred_boxes: `(batch, queries, 4)`, (center x, center y, width, height) as fractions of the image
+            without its padding.
+        auxiliary_outputs: `logits` and `pred_boxes` of the decoder's earlier layers, if there are labels.
     """
 
-    loss: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
     loss_dict: dict | None = None
-    logits: torch.FloatTensor | None = None
-    pred_boxes: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
+    pred_boxes: torch.Tensor | None = None
     auxiliary_outputs: list[dict] | None = None
-    last_hidden_state: torch.FloatTensor | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Scores(nn.Linear):
-    """Logits of labels that are all improbable at first (Lin et al. 2017, Focal Loss, section 3.3)."""
+class ClassLogits(nn.Linear):
+    """Logits that make every label improbable before training (Lin et al. 2017, Focal Loss, section 3.3)."""
 
 
-class FromZero(nn.Linear):
-    """A projection to zero at first."""
+class ZeroInitLinear(nn.Linear):
+    """A projection that returns zeros before training."""
 
 
 class DetectionHead(nn.Module):
-    """Labels and a box from a vector: how far the box is from a reference."""
+    """Predicts labels, and a box as its distance from a reference box."""
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
         super().__init__()
         width = config.hidden_size
-        self.classifier = Scores(width, config.num_labels)
+        self.classifier = ClassLogits(width, cast("int", config.num_labels))
         self.box = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), FromZero(width, 4)
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), ZeroInitLinear(width, 4)
         )
 
     def forward(self, states: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States `(..., width)` and boxes as logits `(..., 4)` to logits `(..., labels)` and boxes."""
+        """States `(..., width)` and reference boxes as logits `(..., 4)` to logits and boxes."""
         return self.classifier(states), (references + self.box(states)).sigmoid()
 
 
 class VanillaTransformerDetectionPreTrainedModel(VanillaTransformerPreTrainedModel):
+    """The base of the detection models."""
+
+    config: VanillaTransformerDetectionConfig
     config_class = VanillaTransformerDetectionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _no_split_modules = ["EncoderLayer", "DecoderLayer", "ConvolutionalStem"]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.stem
+        return cast("nn.Module", self.base_model.stem)
 
-    def set_input_embeddings(self, value: nn.Module):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.base_model.stem = value
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Scores):
+        if isinstance(module, ClassLogits):
             init.constant_(module.bias, -math.log(1 / PRIOR - 1))
-        elif isinstance(module, FromZero):
+        elif isinstance(module, ZeroInitLinear):
             init.zeros_(module.weight)
 
 
 class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedModel):
-    """From pixels to a vector for each object query; it takes no part in what these are turned into."""
+    """From pixels to a vector for each object query, without the head that predicts labels and boxes."""
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
         super().__init__(config)
@@ -149,44 +152,44 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
         self.stem = ConvolutionalStem(*sizes) if stem else PatchEmbedding(*sizes)
         self.encoder = Encoder(config)
         self.proposals = DetectionHead(config)
-        self.size_projection = FromZero(config.hidden_size, config.hidden_size, bias=False)
+        self.size_projection = ZeroInitLinear(config.hidden_size, config.hidden_size, bias=False)
         self.decoder = Decoder(config, is_causal=False)
         self.post_init()
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> VanillaTransformerDetectionModelOutput:
         """
         Args:
             pixel_values: `(batch, channels, height, width)`.
-            pixel_mask: `(batch, height, width)`, 1 where there is an image; padding is on the right and at
-                the bottom.
+            pixel_mask: `(batch, height, width)`, 1 for the image and 0 for padding, which must be on the
+                right and at the bottom.
         """
         cells, mask, extent = self._cells(pixel_values, pixel_mask)
         batch, rows, columns, _ = cells.shape
         centers = _centers(rows, columns, cells)  # (cells, 2)
-        places = sinusoids_2d(centers[:, 1], centers[:, 0], self.config.hidden_size).to(cells.dtype)[None]
-        encoded = self.encoder(cells.flatten(1, 2), mask, position_vectors=places, **kwargs)
+        positions = sinusoids_2d(centers[:, 1], centers[:, 0], self.config.hidden_size)[None].to(cells.dtype)
+        encoded = self.encoder(cells.flatten(1, 2), mask, position_vectors=positions, **kwargs)
         memory = encoded.last_hidden_state  # (batch, cells, width)
 
         sizes = torch.full_like(centers, self.config.anchor_size)
         anchors = torch.cat((centers, sizes), dim=-1) / extent.repeat(1, 2)[:, None]  # (batch, cells, 4)
         logits, boxes = self.proposals(memory, anchors.logit(eps=1e-4).to(memory.dtype))
         if mask is not None:
-            logits = logits.masked_fill(~mask[..., None], NEVER)
+            logits = logits.masked_fill(~mask[..., None], PADDING_LOGIT)
 
         best = logits.detach().amax(-1).topk(min(self.config.num_queries, rows * columns)).indices
         references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))  # (batch, queries, 4)
         query_mask = None if mask is None else mask.gather(1, best)
-        layers = []
+        layers: list[torch.Tensor] = []
         decoded = self.decoder(
             memory.gather(1, best[..., None].expand(-1, -1, memory.shape[-1])),
             query_mask,
             memory,
             mask,
             position_vectors=self._positions(references * extent.repeat(1, 2)[:, None], memory.dtype),
-            memory_position_vectors=places.expand(batch, -1, -1),
+            memory_position_vectors=positions.expand(batch, -1, -1),
             layer_outputs=layers,
             **kwargs,
         )
@@ -205,9 +208,14 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
             encoder_attentions=encoded.attentions,
         )
 
-    def _cells(self, pixels: torch.Tensor, pixel_mask: torch.Tensor | None):
-        """The cells `(batch, rows, columns, width)`, which are real `(batch, cells)` or None if all are, and
-        how many each image is wide and high `(batch, 2)`, not always a whole number."""
+    def _cells(
+        self, pixels: torch.Tensor, pixel_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """
+        Returns:
+            the cells `(batch, rows, columns, width)`, the mask of the real ones `(batch, cells)` or None, and
+            the width and height of each image in cells `(batch, 2)`, not always a whole number.
+        """
         size = self.config.patch_size
         missing = [-length % size for length in pixels.shape[-2:]]
         if pixel_mask is None and any(missing):
@@ -224,15 +232,17 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
         return cells, pixel_mask[:, ::size, ::size].flatten(1), extent
 
     def _positions(self, boxes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Of boxes in cells `(..., 4)`: the sinusoids of the center, as the image's own cells have them, and
-        a projection of those of the size."""
+        """Position vectors of boxes `(..., 4)`, which are measured in cells.
+
+        They are the sinusoids of the center, as for a cell, plus projected sinusoids of the size.
+        """
         x, y, width, height = boxes.unbind(-1)
         size = sinusoids_2d(height, width, self.config.hidden_size).to(dtype)
         return sinusoids_2d(y, x, self.config.hidden_size).to(dtype) + self.size_projection(size)
 
 
 def _centers(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-    """(x, y) of the middle of each cell, in cells, row by row: `(cells, 2)`."""
+    """(x, y) of the center of each cell, row by row, `(cells, 2)`; a cell has side 1."""
     y, x = torch.meshgrid(
         torch.arange(rows, device=like.device) + 0.5,
         torch.arange(columns, device=like.device) + 0.5,
@@ -242,7 +252,7 @@ def _centers(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
 
 
 class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrainedModel):
-    """A label and a box for each object query, with the loss of the best one-to-one match to the objects."""
+    """A label and a box for each query; the loss compares the best one-to-one match with the objects."""
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
         super().__init__(config)
@@ -256,23 +266,24 @@ class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrained
         pixel_values: torch.Tensor,
         pixel_mask: torch.Tensor | None = None,
         labels: list[dict[str, torch.Tensor]] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> VanillaTransformerDetectionOutput:
         """
         Args:
-            labels: for each image `class_labels` `(objects,)` and `boxes` `(objects, 4)`, (center x, center
-                y, width, height) in shares of the image without its padding, as the image processor gives.
+            labels: for each image `class_labels`, `(objects,)`, and `boxes`, `(objects, 4)`, as the image
+                processor returns them: (center x, center y, width, height) as fractions of the image
+                without its padding.
         """
         found = self.model(pixel_values, pixel_mask, **kwargs)
         logits, boxes = self.head(found.intermediate_hidden_states, found.reference_boxes)
         if found.query_mask is not None:
-            logits = logits.masked_fill(~found.query_mask[..., None], NEVER)
+            logits = logits.masked_fill(~found.query_mask[..., None], PADDING_LOGIT)
         loss = losses = auxiliary = None
         if labels is not None:
             layers = [{"logits": a, "pred_boxes": b} for a, b in zip(logits, boxes)]
             proposals = {"logits": found.proposal_logits, "pred_boxes": found.proposal_boxes}
             losses, auxiliary = self._losses(layers, proposals, labels), layers[:-1]
-            loss = sum(losses.values())
+            loss = sum(losses.values(), start=logits.new_zeros(()))
         shared = VanillaTransformerDetectionOutput.__dataclass_fields__.keys() & found.keys()
         return VanillaTransformerDetectionOutput(
             loss=loss,
@@ -284,7 +295,7 @@ class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrained
         )
 
     def _losses(self, layers: list[dict], proposals: dict, labels: list[dict]) -> dict[str, torch.Tensor]:
-        """Each of the decoder's layers, and the proposals, has a match of its own."""
+        """The losses of each decoder layer and of the proposals, each with a match of its own."""
         criterion = RTDetrLoss(SimpleNamespace(num_labels=self.config.num_labels, **LOSS)).to(self.device)
         criterion.matcher = ImageByImageMatcher(SimpleNamespace(**LOSS))
         losses = criterion(layers[-1], labels)
@@ -295,8 +306,11 @@ class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrained
 
 
 class ImageByImageMatcher(RTDetrHungarianMatcher):
-    """transformers' matcher, which would also compute the cost of matching each image's queries to all other
-    images' objects: with a hundred cells and dozens of objects, half of a small model's time."""
+    """transformers' matcher, run for one image at a time.
+
+    For a whole batch it would also compare the queries of each image with the objects of all other images:
+    half of the time of a small model with a hundred cells and dozens of objects.
+    """
 
     def forward(self, outputs: dict[str, torch.Tensor], targets: list[dict]) -> list[tuple]:
         outputs = {name: outputs[name].detach().float() for name in ("logits", "pred_boxes")}

@@ -1,7 +1,7 @@
 """The heads on the text encoder: filling in masked words, classifying texts and tokens, finding answers."""
 
 import math
-from typing import Unpack
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .losses import TrainingLoss
@@ -21,7 +21,7 @@ from .modeling_vanilla_transformer import (
     LanguageModelHead,
     VanillaTransformerModel,
     VanillaTransformerPreTrainedModel,
-    require_labels,
+    embed_inputs,
     with_only,
 )
 from .packing import NO_PACKING, Packing
@@ -30,10 +30,12 @@ from .packing import NO_PACKING, Packing
 class EncoderHead(VanillaTransformerPreTrainedModel):
     """The encoder, which all heads here share; they ignore the decoder of the configuration."""
 
+    config: VanillaTransformerConfig
+
     def __init__(self, config: VanillaTransformerConfig):
         config = with_only(config, "encoder")
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = cast("int", config.num_labels)
         self.model = VanillaTransformerModel(config)
 
 
@@ -54,7 +56,7 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         training_loss: TrainingLoss | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> MaskedLMOutput:
         """
         Args:
@@ -63,10 +65,7 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
             training_loss: returns this loss alone, and computes logits for masked positions only and nothing
                 for padding.
         """
-        packing = NO_PACKING
-        if training_loss is not None:
-            require_labels(labels)
-            packing = Packing(attention_mask)
+        packing = NO_PACKING if training_loss is None else Packing(attention_mask)
         outputs = self.model(
             input_ids, attention_mask, inputs_embeds=inputs_embeds, source_packing=packing, **kwargs
         )
@@ -114,7 +113,7 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         super().__init__(config)
         self.embed_pairs = pairs
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @torch.no_grad()
@@ -131,23 +130,23 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """
         Args:
             labels: `(batch,)` class ids; `(batch, labels)` of 0 and 1 for several classes per text; real
                 numbers for regression.
         """
+        states = embed_inputs(self.model.encoder, input_ids, inputs_embeds)
         if self.training and self.config.word_dropout:
-            attention_mask = self._hide_words(input_ids, attention_mask, inputs_embeds)
+            attention_mask = self._hide_words(states, attention_mask)
         if self.embed_pairs is not None:
             if input_ids is None:
                 raise ValueError(
                     f"pair_rows={self.config.pair_rows} finds pairs by ids: pass input_ids, not inputs_embeds"
                 )
-            inputs_embeds = self.get_input_embeddings()(input_ids) + self.embed_pairs(input_ids)
-            input_ids = None
-        outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+            states = states + self.embed_pairs(input_ids)
+        outputs = self.model(attention_mask=attention_mask, inputs_embeds=states, **kwargs)
         text = self._pool(outputs.last_hidden_state, attention_mask)
         logits = self.classifier(self.dropout(text))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
@@ -155,19 +154,13 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def _hide_words(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _hide_words(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """The mask without a random share of the words, never the first (word dropout, Iyyer et al. 2015).
 
         A hidden word is neither attended to nor part of the mean.
         """
         if attention_mask is None:
-            words = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-            attention_mask = torch.ones_like(words, dtype=torch.long)
+            attention_mask = torch.ones_like(states[..., 0], dtype=torch.long)
         kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.config.word_dropout
         kept[:, 0] = True
         return attention_mask * kept  # (batch, length)
@@ -188,7 +181,7 @@ class VanillaTransformerForTokenClassification(EncoderHead):
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -198,7 +191,7 @@ class VanillaTransformerForTokenClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
         """
         Args:
@@ -228,7 +221,7 @@ class VanillaTransformerForQuestionAnswering(EncoderHead):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
         """
         Args:

@@ -1,11 +1,11 @@
 """The vision models: an encoder that reads patches (Dosovitskiy et al. 2021), and a head for the image."""
 
-from typing import Unpack
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerVisionConfig
 from .embeddings import ConvolutionalStem, LearnedGrid, PatchEmbedding, SinusoidalGrid
@@ -13,19 +13,22 @@ from .stacks import Encoder, VanillaTransformerPreTrainedModel
 
 
 class VanillaTransformerVisionPreTrainedModel(VanillaTransformerPreTrainedModel):
-    """What the vision models share."""
+    """The base of the vision models."""
 
+    config: VanillaTransformerVisionConfig
     config_class = VanillaTransformerVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.encoder.embed_patches
+        model: Any = self.base_model
+        return model.encoder.embed_patches
 
 
 class VisionEncoder(Encoder):
     """The encoder with its patch embeddings."""
 
+    config: VanillaTransformerVisionConfig
     config_class = VanillaTransformerVisionConfig
     main_input_name = "pixel_values"
 
@@ -46,9 +49,11 @@ class VisionEncoder(Encoder):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_patches
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """Images `(batch, channels, height, width)` to vectors `(batch, length, width)`: the class token, if
-        there is one, then the patches, row by row."""
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        """Images `(batch, channels, height, width)` to vectors `(batch, length, width)`.
+
+        The class token comes first if there is one, then the patches row by row.
+        """
         patches = self.embed_patches(pixel_values.to(self.dtype))
         states = self.embed_positions(patches).flatten(1, 2)  # (batch, patches, width)
         if self.config.pooling == "class_token":
@@ -58,7 +63,7 @@ class VisionEncoder(Encoder):
 
 
 class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
-    """The encoder of images without a head; `pooler_output` `(batch, width)` stands for the whole image."""
+    """The image encoder without a head; `pooler_output`, `(batch, width)`, represents the whole image."""
 
     def __init__(self, config: VanillaTransformerVisionConfig):
         super().__init__(config)
@@ -66,10 +71,8 @@ class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """Images `(batch, channels, height, width)`, of any multiples of the patch size."""
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Images `(batch, channels, height, width)`; height and width are multiples of the patch size."""
         outputs = self.encoder(pixel_values, **kwargs)
         states = outputs.last_hidden_state
         pooled = states[:, 0] if self.config.pooling == "class_token" else states.mean(1)
@@ -82,14 +85,14 @@ class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
 
 
 class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTrainedModel):
-    """What stands for the whole image, projected to the labels."""
+    """The vector of the whole image, projected to the labels."""
 
     def __init__(self, config: VanillaTransformerVisionConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = cast("int", config.num_labels)
         self.model = VanillaTransformerVisionModel(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -97,12 +100,13 @@ class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTraine
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> ImageClassifierOutput:
         """
         Args:
-            pixel_values: `(batch, channels, height, width)`, of any multiples of the patch size.
-            labels: `(batch,)`; `(batch, labels)` of 0 and 1 for several per image; real for regression.
+            pixel_values: `(batch, channels, height, width)`; multiples of the patch size.
+            labels: `(batch,)` class ids; `(batch, labels)` of 0 and 1 for several classes per image; real
+                numbers for regression.
         """
         outputs = self.model(pixel_values, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))

@@ -1,5 +1,8 @@
 """The encoder and the decoder: vectors in, vectors out (section 3.1)."""
 
+from os import PathLike
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,9 +18,10 @@ from .packing import NO_PACKING, Packing, packing_for_norm
 
 
 class VanillaTransformerPreTrainedModel(PreTrainedModel):
-    """What every model here shares: its configuration, its initial weights and what it supports."""
+    """The base of every model here: initial weights, saving, and the features that it supports."""
 
-    config_class = VanillaTransformerConfig  # that of the text models; the others name theirs
+    config: LayersConfig
+    config_class: type[LayersConfig] = VanillaTransformerConfig  # of the text models; the others set theirs
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
@@ -27,24 +31,27 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As any model's, with the code: the folder loads as every head, with `trust_remote_code=True`."""
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the code with the weights: with `trust_remote_code=True` the folder loads as every head."""
         config_class = f"configuration_vanilla_transformer.{type(self.config).__name__}"
         self.config.auto_map = {"AutoConfig": config_class, **self.config.code}
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def _resize_token_embeddings(self, *args, **kwargs):
-        """transformers resizes the encoder's embeddings and the output's; the decoder's may be others."""
+    def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resizes the decoder's embeddings too, which transformers ignores when they are not tied."""
         resized = super()._resize_token_embeddings(*args, **kwargs)
         if self.config.is_encoder_decoder and not self.config.tie_word_embeddings:
-            decoder = self.base_model.decoder
+            decoder: Any = self.base_model.decoder
             decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, resized.num_embeddings)
         return resized
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        """Xavier for matrices; embeddings of variance 1 / d_model, so that scaled by √d_model they meet
-        the positions as equals and, tied, keep the first logits near zero."""
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier for matrices, and variance 1 / d_model for embeddings.
+
+        Scaled by √d_model, embeddings are then as large as positions; as tied output weights they give small
+        logits before training.
+        """
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -56,7 +63,7 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
 
 
 def final_norm(config: LayersConfig) -> nn.Module:
-    """Post-norm layers end with a norm of their own; pre-norm stacks need one after the last layer."""
+    """The norm after the last layer, which pre-norm stacks need; post-norm layers end with their own."""
     return normalization(config) if config.norm_position == "pre" else nn.Identity()
 
 
@@ -79,7 +86,7 @@ class Encoder(VanillaTransformerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         packing: Packing = NO_PACKING,
         position_vectors: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutput:
         """
         Args:
@@ -131,7 +138,7 @@ class Decoder(VanillaTransformerPreTrainedModel):
         position_vectors: torch.Tensor | None = None,
         memory_position_vectors: torch.Tensor | None = None,
         layer_outputs: list[torch.Tensor] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
@@ -187,7 +194,7 @@ class Decoder(VanillaTransformerPreTrainedModel):
 
 
 def new_cache(config: LayersConfig) -> Cache:
-    """An empty cache that grows: for self-attention and, where there is an encoder, for cross-attention."""
+    """An empty cache that grows, for self-attention and, if there is an encoder, for cross-attention."""
     if config.is_encoder_decoder:
         return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
     return DynamicCache(config=config)

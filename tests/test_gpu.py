@@ -1,12 +1,11 @@
-"""What only a GPU can show; skipped without one: `pytest tests/test_gpu.py`."""
+"""Tests that need a GPU; they are skipped without one."""
 
 import copy
 
 import pytest
 import torch
-from test_modeling import batch  # noqa: F401 - a fixture
-from test_parity import random_model
 from test_trainer import build, pairs
+from tiny_models import padded_batch, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
@@ -21,12 +20,17 @@ from vanilla_transformer.training import (
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def on_gpu(batch):  # noqa: F811
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    return padded_batch()
+
+
+def on_gpu(batch):
     return {name: values.cuda() for name, values in batch.items()}
 
 
 def wide_model(dtype=torch.bfloat16):
-    """A model whose heads are wide enough for every kernel of attention."""
+    """A model with heads wide enough for every attention kernel."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 500, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
     config = VanillaTransformerConfig(**sizes, encoder_layers=2, decoder_layers=2)
@@ -34,14 +38,14 @@ def wide_model(dtype=torch.bfloat16):
 
 
 def whole_batch(length=48):
-    """Without padding, as flash attention wants it."""
+    """A batch without padding, as flash attention needs it."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 500, (2, 4, length), generator=generator).cuda()
     return {"input_ids": ids[0], "labels": ids[1]}
 
 
 @torch.no_grad()
-def test_logits_and_translations_are_those_of_the_cpu(batch):  # noqa: F811
+def test_logits_and_translations_equal_those_of_the_cpu(batch):
     model = random_model().eval()
     source = {name: batch[name] for name in ("input_ids", "attention_mask")}
     model.generation_config = paper_generation_config(model.config)
@@ -58,7 +62,7 @@ def test_logits_and_translations_are_those_of_the_cpu(batch):  # noqa: F811
 @pytest.mark.parametrize(
     "backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 )
-def test_every_kernel_of_sdpa_gives_the_same(backend):
+def test_every_sdpa_kernel_gives_the_same_numbers(backend):
     model, exact = wide_model(), wide_model(torch.float32)
     exact.load_state_dict(model.state_dict())
     with sdpa_kernel(backend):
@@ -72,7 +76,7 @@ def test_every_kernel_of_sdpa_gives_the_same(backend):
 
 
 @torch.no_grad()
-def test_flex_attention_is_eager_attention(batch):  # noqa: F811
+def test_flex_attention_equals_eager(batch):
     model = wide_model(torch.float32)
     model.set_attn_implementation("eager")
     eager = model(**on_gpu(batch)).logits
@@ -80,7 +84,7 @@ def test_flex_attention_is_eager_attention(batch):  # noqa: F811
     torch.testing.assert_close(model(**on_gpu(batch)).logits, eager, rtol=1e-3, atol=1e-3)
 
 
-def test_compiled_is_uncompiled(batch):  # noqa: F811
+def test_compiled_equals_eager(batch):
     model = wide_model(torch.float32)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
     for one in (model, compiled):
@@ -89,8 +93,8 @@ def test_compiled_is_uncompiled(batch):  # noqa: F811
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [100, 20_000])  # less than a chunk, and several
-def test_the_loss_from_states_is_the_loss_from_logits(tokens):
+@pytest.mark.parametrize("tokens", [100, 20_000])  # part of a chunk, and several chunks
+def test_linear_cross_entropy_equals_the_loss_of_its_logits(tokens):
     generator = torch.Generator("cuda").manual_seed(0)
     states = torch.randn(tokens, 64, generator=generator, device="cuda", requires_grad=True)
     weight = torch.randn(3000, 64, generator=generator, device="cuda", requires_grad=True)

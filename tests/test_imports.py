@@ -1,4 +1,4 @@
-"""Imports: they run one way, and importing the package brings in nothing heavy that was not asked for."""
+"""Imports run one way, and importing the package loads no heavy library."""
 
 import ast
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
-# What a module may import lies in an earlier line (or, for training, metrics and interop, in its own folder).
+# A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
     ["configuration_vanilla_transformer", "epoch", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search"],
-    ["generation", "pipelines"],  # a mixin of the heads, and what their saved folders bring along
+    ["generation", "pipelines"],  # the heads use both
     ["modeling_vanilla_transformer"],
     [
         "modeling_vanilla_transformer_encoder",
@@ -31,7 +31,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
-# Files that `save_pretrained` copies beside the weights: they find each other only as flat siblings.
+# `save_pretrained` copies these files next to the weights, all into one folder.
 FLAT = [name for rank in ORDER[:7] for name in rank if (PACKAGE / f"{name}.py").exists()]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
@@ -60,13 +60,13 @@ def own_imports(path: Path) -> set[str]:
 )
 def test_imports_run_one_way(path):
     module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert module in RANK, f"say in ORDER where {module} stands"
+    assert module in RANK, f"add {module} to ORDER"
     for imported in own_imports(path) - {module}:
         assert RANK[imported] < RANK[module], f"{path.name} imports {imported}"
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_files_of_a_hub_copy_import_siblings_only(name):
+def test_files_of_a_hub_copy_import_only_each_other(name):
     for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1 and node.module and "." not in node.module, ast.unparse(node)
@@ -82,7 +82,7 @@ def in_a_new_process(code: str) -> str:
     return done.stdout
 
 
-def test_importing_the_package_brings_in_nothing_heavy():
+def test_importing_the_package_loads_no_heavy_library():
     code = f"""
 import sys
 import transformers
@@ -94,18 +94,3 @@ own = ("vanilla_transformer.training", "vanilla_transformer.metrics")
 print(sorted(name for name in sys.modules if name.startswith(own)))
 """
     assert in_a_new_process(code).split("\n")[:2] == ["[]", "[]"]
-
-
-def test_importing_the_package_adds_little_time():
-    """Beside the parts of transformers that a model needs; the best of three, as the machine may be busy."""
-    code = """
-import time
-began = time.perf_counter()
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, Pipeline, GenerationMixin
-from transformers.pipelines import PIPELINE_REGISTRY
-from transformers import TokenizersBackend
-theirs = time.perf_counter()
-import vanilla_transformer
-print((time.perf_counter() - theirs) / (theirs - began))
-"""
-    assert min(float(in_a_new_process(code)) for _ in range(3)) < 0.5

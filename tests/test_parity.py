@@ -1,34 +1,15 @@
-"""The same weights in independent implementations give the same numbers, in float32 to 1e-5."""
+"""Independent implementations with the same weights give the same numbers, to 1e-5 in float32."""
 
 import math
 
 import pytest
 import torch
+from tiny_models import HEADS, INNER, LAYERS, VOCABULARY, WIDTH, random_model
 from torch import nn
 from transformers import MarianConfig, MarianMTModel
 
-from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.embeddings import SinusoidalPositions, sinusoids
-
-VOCABULARY, WIDTH, INNER, HEADS, LAYERS = 101, 32, 64, 4, 3
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": INNER,
-    "num_attention_heads": HEADS,
-    "encoder_layers": LAYERS,
-    "decoder_layers": LAYERS,
-}
-
-
-def random_model(seed: int = 0, **settings) -> VanillaTransformerForConditionalGeneration:
-    """A model whose every weight is random, biases and norms too, so that none can be mixed up unseen."""
-    torch.manual_seed(seed)
-    model = VanillaTransformerForConditionalGeneration(VanillaTransformerConfig(**SIZES | settings)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
 
 
 @pytest.fixture
@@ -63,7 +44,7 @@ def test_equals_torch_nn_transformer(batch, norm_position):
     theirs = nn.Transformer(
         WIDTH, HEADS, LAYERS, LAYERS, INNER, batch_first=True, norm_first=norm_position == "pre"
     ).eval()
-    if norm_position == "post":  # torch adds a norm that post-norm stacks do not have
+    if norm_position == "post":  # torch adds a last norm, which post-norm stacks do not have
         theirs.encoder.norm = theirs.decoder.norm = None
     else:
         copy_norm(theirs.encoder.norm, ours.model.encoder.norm)
@@ -126,8 +107,8 @@ def test_equals_marian(batch):
             decoder_start_token_id=0,
         )
     ).eval()
-    # Marian's sinusoids have the sines in the first half of the columns, the cosines in the second: the same
-    # model after all weights that read or write a d_model vector have their columns in that order.
+    # Marian's sinusoids have all sines in the first half of the columns and all cosines in the second. The
+    # models are equal once all weights that read or write a d_model vector have their columns in that order.
     order = torch.cat((torch.arange(0, WIDTH, 2), torch.arange(1, WIDTH, 2)))
     theirs.model.shared.weight.data.copy_(ours.get_input_embeddings().weight[:, order])
 
@@ -162,7 +143,7 @@ def test_equals_marian(batch):
 
 
 def reference_encoding(length: int, width: int) -> torch.Tensor:
-    """Section 3.5 entry by entry, in Python's float64."""
+    """Section 3.5, entry by entry in Python's float64."""
     rows = []
     for position in range(length):
         row = []
@@ -188,12 +169,12 @@ def test_positional_encoding_stays_exact_in_a_bfloat16_model(tmp_path):
     zeros = torch.zeros(1, 5000, WIDTH)
     added = model.model.encoder.embed_positions(zeros, torch.arange(5000)[None])
     assert (added.double()[0] - reference).abs().max() < 1e-6
-    # In bfloat16 the sum itself is rounded, once: to the nearest of 8 bits.
+    # In bfloat16 the sum is rounded once, to 8 bits.
     rounded = model.model.encoder.embed_positions(zeros.bfloat16(), torch.arange(5000)[None])
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded[0], reference.float().bfloat16(), atol=0, rtol=0)
 
 
-def test_sinusoids_serve_any_position():
+def test_sinusoids_are_exact_at_any_position():
     far = SinusoidalPositions()(torch.zeros(1, 1, 8), torch.tensor([[123_456]]))
     assert far[0, 0, 0].item() == pytest.approx(math.sin(123_456), abs=1e-6)

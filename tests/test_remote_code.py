@@ -1,4 +1,4 @@
-"""Saved folders bring their code along: they load where transformers is, but not this package."""
+"""Saved folders hold their code: they load with transformers alone, without this package."""
 
 import json
 
@@ -119,24 +119,24 @@ def test_every_head_computes_the_same_without_the_package(report, models, name):
         assert report[name]["generated"] == model.generate(torch.tensor(IDS), max_new_tokens=8).tolist()
 
 
-def test_the_tokenizer_comes_along(report, tokenizer):
+def test_the_tokenizer_works_without_the_package(report, tokenizer):
     assert report["tokenizer"] == {"class": type(tokenizer).__name__, "ids": tokenizer(TEXTS[1])["input_ids"]}
 
 
 @pytest.mark.parametrize("task", ["translation", "summarization", "text2text-generation"])
-def test_the_pipelines_come_along(report, root, task):
-    """Here the package is imported: its own pipelines are taken, and nobody is asked for trust."""
+def test_the_pipelines_work_without_the_package(report, root, task):
+    """With the package imported, its own pipelines are used and no trust is needed."""
     pipe = pipeline(task, model=str(root / "AutoModelForSeq2SeqLM"), device="cpu")
     assert type(pipe).__module__ == "vanilla_transformer.pipelines"
     assert report[task] == pipe(TEXTS[1])
 
 
-def test_a_pipeline_saved_without_the_package_still_brings_all_along(report):
+def test_a_pipeline_saved_without_the_package_is_complete(report):
     assert report["saved"] == report["translation"]
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_saved_again_without_the_package_a_folder_is_complete(report, root, models, name):
+def test_a_folder_saved_again_without_the_package_is_complete(report, root, models, name):
     again = root / "again" / name
     assert {path.name for path in again.glob("*.py")} == {
         path.name for path in (root / name).glob("*.py") if not path.name.startswith("tokenization")
@@ -148,11 +148,11 @@ def test_saved_again_without_the_package_a_folder_is_complete(report, root, mode
     assert json.loads((again / "config.json").read_text()) == before
 
 
-def test_without_trust_nothing_is_run(report):
+def test_loading_without_trust_raises(report):
     assert "trust_remote_code=True" in report["without trust"]
 
 
-def test_with_trust_the_imported_package_is_still_preferred(root):
+def test_the_imported_package_is_preferred_to_the_code_of_a_folder(root):
     folder = root / "AutoModelForSeq2SeqLM"
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
     assert isinstance(model, VanillaTransformerForConditionalGeneration)

@@ -1,7 +1,7 @@
-"""transformers' own model tests, from its source distribution, over every text class of this package.
+"""transformers' own model tests, from its source distribution, run on every text class of this package.
 
-`make test` fetches them into .cache; TRANSFORMERS_TESTS names another folder. The distribution leaves out a
-few of the files that they import; what is needed of those is stood in for below.
+`make test` downloads them into .cache; TRANSFORMERS_TESTS sets another folder. The distribution lacks a few
+files that the tests import; STAND_INS replaces them.
 """
 
 import importlib
@@ -51,7 +51,7 @@ STAND_INS = {
 
 
 def contract(name: str) -> types.ModuleType:
-    """A module of transformers' tests, imported beside, not among, this repository's own."""
+    """Imports a module of transformers' tests under a package name of its own."""
     package = sys.modules.setdefault("transformers_tests", types.ModuleType("transformers_tests"))
     package.__path__ = [str(FOLDER)]
     for path, contents in STAND_INS.items():
@@ -61,9 +61,7 @@ def contract(name: str) -> types.ModuleType:
             sys.modules.setdefault(f"transformers_tests.{path}", types.ModuleType(path)).__dict__.update(
                 contents
             )
-    with patch(
-        "transformers.utils.direct_transformers_import"
-    ):  # it looks for an __init__.py that is left out
+    with patch("transformers.utils.direct_transformers_import"):  # it needs an __init__.py that is missing
         return importlib.import_module(f"transformers_tests.{name}")
 
 
@@ -73,7 +71,7 @@ GenerationTesterMixin = contract("generation.test_utils").GenerationTesterMixin
 TrainingTesterMixin = contract("test_training_mixin").TrainingTesterMixin
 ids_tensor, random_attention_mask = common.ids_tensor, common.random_attention_mask
 
-# The tests prepare labels by the tables of transformers' own classes.
+# The tests look up in these tables which labels a class needs.
 for table, model_class in {
     "MODEL_MAPPING_NAMES": VanillaTransformerModel,
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": VanillaTransformerForConditionalGeneration,
@@ -87,7 +85,7 @@ for table, model_class in {
 
 
 class ModelTester:
-    """Sizes and inputs of one kind of model, as transformers' tests want to be told."""
+    """Sizes and inputs of one kind of model, in the form that transformers' tests expect."""
 
     batch_size, seq_length, vocab_size = 13, 7, 99
     hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = 16, 2, 4, 32
@@ -140,7 +138,7 @@ class DecoderTester(ModelTester):
 
 class Contract(common.ModelTesterMixin):
     model_tester_class: type[ModelTester]
-    test_can_init_all_missing_weights_before_2023 = True  # a new model has no excuse
+    test_can_init_all_missing_weights_before_2023 = True
 
     def setUp(self):
         self.model_tester = self.model_tester_class(self)
@@ -151,7 +149,7 @@ class Contract(common.ModelTesterMixin):
 
 
 class GenerationContract(GenerationTesterMixin):
-    """The main points of transformers' generation tests, of which its source distribution has none."""
+    """The main points of transformers' generation tests, which its source distribution lacks."""
 
     def models_and_inputs(self):
         for model_class in self.all_generative_model_classes:
@@ -162,16 +160,16 @@ class GenerationContract(GenerationTesterMixin):
             with self.subTest(model_class.__name__):
                 yield model, inputs["input_ids"][:2]
 
-    def test_generate_returns_all_that_is_asked_for(self):
+    def test_generate_returns_all_requested_outputs(self):
         for model, ids in self.models_and_inputs():
             model.set_attn_implementation("eager")
             for settings in ({}, {"do_sample": True}, {"num_beams": 3}):
-                asked = ("scores", "logits", "attentions", "hidden_states")
+                requested = ("scores", "logits", "attentions", "hidden_states")
                 output = model.generate(
                     ids,
                     max_new_tokens=4,
                     return_dict_in_generate=True,
-                    **{f"output_{name}": True for name in asked},
+                    **{f"output_{name}": True for name in requested},
                     **settings,
                 )
                 rows, heads = 2 * settings.get("num_beams", 1), model.config.num_attention_heads
@@ -205,13 +203,13 @@ class GenerationContract(GenerationTesterMixin):
             looked_up = model.generate(ids[:1], max_new_tokens=8, prompt_lookup_num_tokens=2)
             self.assertTrue(torch.equal(looked_up, greedy))
 
-    def test_generation_goes_on_from_a_cache(self):
+    def test_generation_continues_from_a_cache(self):
         for model, ids in self.models_and_inputs():
             whole = model.generate(ids, max_new_tokens=6)
             part = model.generate(ids, max_new_tokens=3, return_dict_in_generate=True)
             prompt = {"input_ids": part.sequences}
             if self.is_encoder_decoder:
-                # Without the mask `generate` reads all of the prompt again, after what is cached of it.
+                # Without the mask `generate` would read the whole prompt again, after its cached part.
                 mask = torch.ones_like(part.sequences)
                 prompt = {
                     "input_ids": ids,
@@ -221,7 +219,7 @@ class GenerationContract(GenerationTesterMixin):
             rest = model.generate(**prompt, past_key_values=part.past_key_values, max_new_tokens=3)
             self.assertTrue(torch.equal(rest, whole))
 
-    def test_generation_from_embeddings_equals_that_from_ids(self):
+    def test_generation_from_embeddings_equals_generation_from_ids(self):
         for model, ids in self.models_and_inputs():
             new = model.generate(ids, max_new_tokens=5, num_beams=2)[:, -5:]
             embeddings = model.get_input_embeddings()(ids)
@@ -251,6 +249,6 @@ class DecoderTest(Contract, TrainingTesterMixin, GenerationContract, unittest.Te
     all_model_classes = (VanillaTransformerModel, VanillaTransformerForCausalLM)
 
     def test_training_overfit(self):
-        # It is written for models without dropout, and its text begins with token 1.
+        # This test expects no dropout, and its text begins with token 1.
         self.model_tester.dropout, self.model_tester.pad_token_id = 0.0, 0
         super().test_training_overfit()

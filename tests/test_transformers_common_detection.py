@@ -1,4 +1,4 @@
-"""transformers' own model tests over the detection classes; see test_transformers_common.py."""
+"""transformers' own model tests, run on the detection classes; see test_transformers_common.py."""
 
 import unittest
 
@@ -14,7 +14,7 @@ from vanilla_transformer import (
 
 floats_tensor = shared.common.floats_tensor
 
-# The tests skip training a bare model, by the tables of transformers' own classes.
+# The tests look up in this table which classes are bare models, and do not train them.
 MODEL_MAPPING_NAMES["vanilla_transformer_detection"] = VanillaTransformerDetectionModel.__name__
 
 
@@ -71,14 +71,14 @@ class DetectionTest(shared.Contract, unittest.TestCase):
         return inputs
 
     def test_model_get_set_embeddings(self):
-        """Pixels have no table of embeddings: what stands for it is the stem."""
+        """Pixels have no embedding table; the stem takes its role."""
         for model_class in self.all_model_classes:
             model, stem = model_class(self.model_tester.get_config()), torch.nn.Linear(10, 10)
             model.set_input_embeddings(stem)
             self.assertIs(model.get_input_embeddings(), stem)
 
     def test_attention_outputs(self):
-        """transformers' own counts the outputs of a text model besides."""
+        """transformers' own test counts outputs as of a text model, so this replaces it."""
         cells, queries = self.model_tester.seq_length, self.model_tester.num_queries
         shapes = {
             "encoder_attentions": (cells, cells),
@@ -88,12 +88,12 @@ class DetectionTest(shared.Contract, unittest.TestCase):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         for model_class in self.all_model_classes:
             model = model_class._from_config(config, attn_implementation="eager").eval()
-            for asked in (True, False):
+            for requested in (True, False):
                 with torch.no_grad():
-                    outputs = model(**inputs, output_attentions=asked)
+                    outputs = model(**inputs, output_attentions=requested)
                 for name, shape in shapes.items():
                     weights = outputs.get(name)
-                    if not asked:
+                    if not requested:
                         self.assertIsNone(weights)
                         continue
                     self.assertEqual(len(weights), self.model_tester.num_hidden_layers)

@@ -1,6 +1,6 @@
-"""transformers' own tests of models and image processors, over the vision classes.
+"""transformers' own tests of models and image processors, run on the vision classes.
 
-test_transformers_common.py says where they come from.
+See test_transformers_common.py for their source.
 """
 
 import sys
@@ -34,7 +34,7 @@ for table, model_class in {
 
 
 class ModelTester:
-    """Sizes and inputs, as transformers' tests want to be told."""
+    """Sizes and inputs in the form that transformers' tests expect."""
 
     batch_size, image_size, patch_size, num_channels, num_labels = 13, 16, 4, 3, 3
     hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = 16, 2, 4, 32
@@ -72,7 +72,7 @@ class Contract(common.ModelTesterMixin):
     model_tester_class: type[ModelTester]
     all_model_classes = (VanillaTransformerVisionModel, VanillaTransformerForImageClassification)
     test_can_init_all_missing_weights_before_2023 = True
-    test_resize_embeddings = False  # there are no words
+    test_resize_embeddings = False  # there are no word embeddings
 
     def setUp(self):
         self.model_tester = self.model_tester_class(self)
@@ -90,11 +90,11 @@ class Contract(common.ModelTesterMixin):
             self.assertIs(model.get_input_embeddings(), model.base_model.encoder.embed_patches)
             self.assertIsNone(model.get_output_embeddings())
 
-    @unittest.skip("images are not given as embeddings")
+    @unittest.skip("the model takes images, not embeddings")
     def test_inputs_embeds(self):
         pass
 
-    @unittest.skip("images are not given as embeddings")
+    @unittest.skip("the model takes images, not embeddings")
     def test_inputs_embeds_matches_input_ids(self):
         pass
 
@@ -121,7 +121,7 @@ class PaddingTester(ImageProcessingTester):
 
 
 class ImageProcessorContract(images.ImageProcessingTestMixin):
-    @unittest.skip("it asks models inside transformers for a second backend, which needs torchvision")
+    @unittest.skip("it expects a second backend, which needs torchvision")
     def test_new_models_require_torchvision_backend(self):
         pass
 

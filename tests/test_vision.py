@@ -1,4 +1,4 @@
-"""The vision models: parity with transformers' ViT, positions for any size, options, gradients, pipelines."""
+"""The vision models: parity with transformers' ViT, positions at any size, options, gradients, pipelines."""
 
 import clean_process
 import numpy as np
@@ -48,7 +48,7 @@ def classifier(**settings) -> VanillaTransformerForImageClassification:
 
 
 def as_vit(model: VanillaTransformerForImageClassification) -> ViTForImageClassification:
-    """transformers' ViT with the weights of ours."""
+    """transformers' ViT with the weights of our model."""
     ours = model.config
     config = ViTConfig(
         image_size=ours.image_size,
@@ -80,7 +80,7 @@ def as_vit(model: VanillaTransformerForImageClassification) -> ViTForImageClassi
             weight = weight.unflatten(1, (ours.num_channels, ours.patch_size, ours.patch_size))
         weights[name] = weight
     positions = model.model.encoder.embed_positions.weight
-    # ViT has a position for its class token: one vector in two parts.
+    # ViT also adds a position to its class token; ours is their sum.
     weights["vit.embeddings.cls_token"] = torch.full((1, 1, ours.hidden_size), 0.25)
     first = model.model.encoder.class_token.weight - 0.25
     weights["vit.embeddings.position_embeddings"] = torch.cat((first, positions))[None]
@@ -110,12 +110,12 @@ def test_gradients_equal_those_of_vit():
     assert torch.allclose(ours, theirs.flatten(1), atol=1e-5)
 
 
-def test_base_has_the_size_of_vit_b_16():
+def test_base_has_the_parameter_count_of_vit_b_16():
     config = VanillaTransformerVisionConfig.from_preset("base", num_labels=1000)
     with torch.device("meta"):
         ours = VanillaTransformerForImageClassification(config)
         theirs = ViTForImageClassification(ViTConfig(num_labels=1000))
-    # Ours adds class token and its position up before training.
+    # Our class token already contains its position.
     assert ours.num_parameters() == theirs.num_parameters() - 768
 
 
@@ -146,12 +146,12 @@ def test_vit_lite_has_its_published_size():
         ({"num_channels": 0}, "num_channels=0 must be at least 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(settings, message):
+def test_an_invalid_configuration_raises(settings, message):
     with pytest.raises(Exception, match=message):
         small(**settings)
 
 
-def test_images_that_do_not_fit_are_refused():
+def test_images_of_a_wrong_size_or_channel_count_raise():
     for stem in ("patches", "convolutions"):
         with pytest.raises(ValueError, match="multiples of 4"):
             classifier(stem=stem)(torch.randn(1, 3, 16, 18))
@@ -159,7 +159,7 @@ def test_images_that_do_not_fit_are_refused():
             classifier(stem=stem, num_channels=1)(torch.randn(1, 3, 16, 16))
 
 
-def test_sinusoids_of_the_plane_are_those_of_its_two_sides():
+def test_2d_sinusoids_are_those_of_row_and_column():
     rows, columns = torch.meshgrid(torch.arange(3), torch.arange(5), indexing="ij")
     encoded = sinusoids_2d(rows, columns, 16)
     assert torch.equal(
@@ -167,17 +167,17 @@ def test_sinusoids_of_the_plane_are_those_of_its_two_sides():
     )
 
 
-def test_sinusoids_of_another_grid_cover_the_same_picture():
-    """A place is encoded alike, however finely the picture is cut."""
+def test_2d_sinusoids_of_any_grid_cover_the_same_picture():
+    """A point of the picture has the same encoding in a coarse and a fine grid."""
     grid = SinusoidalGrid(6)
     whole, thirds = (grid(torch.zeros(1, count, count, 8)) for count in (6, 2))
-    # Each of 2 parts spans 3 of the 6, and its middle is the middle of the second.
+    # Each of 2 parts spans 3 of the 6 cells, and its center is that of the second.
     assert torch.allclose(thirds[0], whole[0, 1::3, 1::3], atol=1e-6)
 
 
 def test_patches_are_squares_in_reading_order():
     embed = PatchEmbedding(channels=3, patch_size=4, width=3)
-    with torch.no_grad():  # the mean of a patch in each channel
+    with torch.no_grad():  # the projection computes the mean of a patch in each channel
         embed.projection.weight.copy_(torch.eye(3).repeat_interleave(16, 1) / 16)
         embed.projection.bias.zero_()
         images = torch.randn(2, 3, 8, 12)
@@ -185,7 +185,7 @@ def test_patches_are_squares_in_reading_order():
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_one_image_gives_what_it_gives_in_a_batch(options):
+def test_an_image_alone_gives_what_it_gives_in_a_batch(options):
     model = classifier(**options)
     images = torch.randn(4, 3, 16, 16)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_one_image_gives_what_it_gives_in_a_batch(options):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_what_is_saved_is_what_is_loaded(options, tmp_path):
+def test_a_saved_model_loads_with_the_same_output(options, tmp_path):
     model = classifier(**options)
     model.save_pretrained(tmp_path)
     images = torch.randn(2, 3, 16, 16)
@@ -210,7 +210,7 @@ def test_what_is_saved_is_what_is_loaded(options, tmp_path):
     assert states.last_hidden_state.shape == (2, length, 32)
 
 
-def test_mean_pooling_does_not_know_the_order_where_nothing_tells_it():
+def test_mean_pooling_without_positions_ignores_the_order_of_patches():
     model = classifier(pooling="mean")
     with torch.no_grad():
         model.model.encoder.embed_positions.weight.zero_()
@@ -220,7 +220,7 @@ def test_mean_pooling_does_not_know_the_order_where_nothing_tells_it():
         assert not torch.allclose(classifier()(images).logits, classifier()(halves).logits, atol=1e-3)
 
 
-def test_the_stock_trainer_accumulates_as_one_large_batch(tmp_path):
+def test_accumulated_batches_equal_one_large_batch_in_the_stock_trainer(tmp_path):
     rows = [{"pixel_values": torch.randn(3, 16, 16), "labels": index % 5} for index in range(8)]
     trained = []
     for batch, accumulation in ((8, 1), (2, 4)):
@@ -241,7 +241,7 @@ def test_the_stock_trainer_accumulates_as_one_large_batch(tmp_path):
     assert torch.allclose(*trained, atol=1e-6)
 
 
-def test_pipelines(tmp_path):
+def test_pipelines_give_the_same_alone_and_in_batches(tmp_path):
     labels = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     model = classifier(**labels, num_labels=2)
     processor = VanillaTransformerImageProcessor(size={"height": 16, "width": 16})
@@ -291,7 +291,7 @@ print("\\n" + json.dumps(report))
 """
 
 
-def test_saved_folders_bring_their_code_along(tmp_path):
+def test_saved_folders_load_without_the_package(tmp_path):
     labels = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     model = classifier(**OPTIONS["convolutions"], **labels, num_labels=2)
     processor = VanillaTransformerImageProcessor(size={"height": 16, "width": 16})

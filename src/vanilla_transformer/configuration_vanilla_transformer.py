@@ -1,5 +1,6 @@
 """Configurations: one base for all layers, and one each for text, images and detection; presets by name."""
 
+import copy
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
@@ -267,6 +268,15 @@ class VanillaTransformerConfig(LayersConfig):
     pad_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 0
+
+    def with_only(self, stack: Literal["encoder", "decoder"]) -> Self:
+        """A copy without the other stack; raises ValueError if this stack has no layers."""
+        if not getattr(self, f"{stack}_layers"):
+            raise ValueError(f"{stack}_layers=0, but this model needs the {stack}: set {stack}_layers")
+        config = copy.deepcopy(self)
+        setattr(config, "encoder_layers" if stack == "decoder" else "decoder_layers", 0)
+        config.is_encoder_decoder = False
+        return config
 
     def validate_words(self) -> None:
         require_positive(self, "vocab_size", "max_position_embeddings")

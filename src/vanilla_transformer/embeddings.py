@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+
 
 def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
     """The paper's positional encoding (section 3.5), float32 `(*positions.shape, width)`.
@@ -56,6 +58,12 @@ class LearnedPositions(nn.Embedding):
                 "it, or train with a larger max_position_embeddings"
             )
         return states + super().forward(positions)
+
+
+def position_embedding(config: VanillaTransformerConfig) -> SinusoidalPositions | LearnedPositions:
+    if config.position_embedding_type == "learned":
+        return LearnedPositions(config.max_position_embeddings, config.hidden_size)
+    return SinusoidalPositions()
 
 
 class PatchEmbedding(nn.Module):

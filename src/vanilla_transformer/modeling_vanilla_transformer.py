@@ -2,7 +2,7 @@
 
 import copy
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from .embeddings import TokenEmbedding, position_embedding
 from .generation import PaperGenerationMixin
 from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
 from .packing import NO_PACKING, Packing, up_to_last_label
@@ -37,12 +37,6 @@ def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch
     start = labels.new_full((labels.shape[0], 1), start_id)
     shifted = torch.cat((start, labels[:, :-1]), dim=1)
     return shifted.masked_fill(shifted == IGNORE_INDEX, pad_id)
-
-
-def position_embedding(config: VanillaTransformerConfig) -> nn.Module:
-    if config.position_embedding_type == "learned":
-        return LearnedPositions(config.max_position_embeddings, config.hidden_size)
-    return SinusoidalPositions()
 
 
 def embed_inputs(
@@ -369,25 +363,13 @@ class VanillaTransformerForConditionalGeneration(
         )
 
 
-def with_only(
-    config: VanillaTransformerConfig, stack: Literal["encoder", "decoder"]
-) -> VanillaTransformerConfig:
-    """A copy of the configuration without the other stack; raises ValueError if this one has no layers."""
-    if not getattr(config, f"{stack}_layers"):
-        raise ValueError(f"{stack}_layers=0, but this model needs the {stack}: set {stack}_layers")
-    config = copy.deepcopy(config)
-    setattr(config, "encoder_layers" if stack == "decoder" else "decoder_layers", 0)
-    config.is_encoder_decoder = False
-    return config
-
-
 class VanillaTransformerForCausalLM(
     LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
 ):
     """The decoder alone as a language model; it ignores the encoder of the configuration."""
 
     def __init__(self, config: VanillaTransformerConfig):
-        config = with_only(config, "decoder")
+        config = config.with_only("decoder")
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

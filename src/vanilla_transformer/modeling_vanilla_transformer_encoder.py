@@ -22,7 +22,6 @@ from .modeling_vanilla_transformer import (
     VanillaTransformerModel,
     VanillaTransformerPreTrainedModel,
     embed_inputs,
-    with_only,
 )
 from .packing import NO_PACKING, Packing
 
@@ -33,7 +32,7 @@ class EncoderHead(VanillaTransformerPreTrainedModel):
     config: VanillaTransformerConfig
 
     def __init__(self, config: VanillaTransformerConfig):
-        config = with_only(config, "encoder")
+        config = config.with_only("encoder")
         super().__init__(config)
         self.num_labels = cast("int", config.num_labels)
         self.model = VanillaTransformerModel(config)

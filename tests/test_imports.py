@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
-    ["configuration_vanilla_transformer", "epoch", "losses"],
+    ["configuration_vanilla_transformer", "epoch", "extras", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search"],
@@ -102,3 +102,33 @@ def test_no_file_has_more_than_450_lines(folder):
         path.name: len(path.read_text().splitlines()) for path in (PACKAGE.parents[1] / folder).rglob("*.py")
     }
     assert lengths and {name: length for name, length in lengths.items() if length > 450} == {}
+
+
+@pytest.mark.parametrize(
+    "code, absent, named",
+    [
+        ("vanilla_transformer.VanillaTransformerTrainer", "datasets", "[train]"),
+        ("vanilla_transformer.load_corpus('bible_en_es')", "datasets", "[train]"),
+        ("vanilla_transformer.load_metric('chrf')", "sacrebleu", "[metrics]"),
+        ("import vanilla_transformer.tasks", "evaluate", "[train,metrics]"),
+        ("import vanilla_transformer.corpora.digits as d; d.load_digits()", "sklearn", "[vision]"),
+        (
+            "import vanilla_transformer.visualization.curves as c; c.plot_learning_rate([], 'x.png')",
+            "matplotlib",
+            "[plot]",
+        ),
+    ],
+)
+def test_a_missing_package_is_one_line_that_names_its_extra(code, absent, named):
+    script = f"""
+import sys
+
+sys.modules[{absent!r}] = None  # as if it were not installed
+import vanilla_transformer
+try:
+    {code}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    message = in_a_new_process(script).strip()
+    assert f"the extra {named}" in message and absent in message and "\n" not in message

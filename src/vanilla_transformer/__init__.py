@@ -1,7 +1,11 @@
 """The Transformer of "Attention Is All You Need" for the Hugging Face ecosystem.
 
-Importing the package registers models, tokenizer, image processor and pipelines with transformers.
+Importing the package registers models, tokenizer, image processor and pipelines with transformers. Names that
+need the heavy packages of an extra are imported on first use.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
@@ -14,7 +18,9 @@ from .configuration_vanilla_transformer import (
     VanillaTransformerDetectionConfig,
     VanillaTransformerVisionConfig,
 )
+from .generation import paper_generation_config
 from .image_processing_vanilla_transformer import VanillaTransformerImageProcessor
+from .losses import TrainingLoss
 from .modeling_vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
@@ -62,25 +68,72 @@ for config_class in (VanillaTransformerVisionConfig, VanillaTransformerDetection
 VanillaTransformerImageProcessor.register_for_auto_class()
 register_pipelines()
 
+LAZY = {
+    "Seq2SeqCollator": "training",
+    "TrainingInterrupted": "training",
+    "VanillaTransformerSeq2SeqTrainer": "training",
+    "VanillaTransformerTrainer": "training",
+    "VanillaTransformerTrainingArguments": "training",
+    "average_checkpoints": "training",
+    "load_corpus": "corpora",
+    "load_metric": "metrics",
+    "write_model_card": "model_card",
+}
+
+if TYPE_CHECKING:
+    from .corpora import load_corpus
+    from .metrics import load_metric
+    from .model_card import write_model_card
+    from .training import (
+        Seq2SeqCollator,
+        TrainingInterrupted,
+        VanillaTransformerSeq2SeqTrainer,
+        VanillaTransformerTrainer,
+        VanillaTransformerTrainingArguments,
+        average_checkpoints,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})
+
+
 __all__ = [
     "DETECTION_PRESETS",
     "PRESETS",
+    "Seq2SeqCollator",
+    "TrainingInterrupted",
+    "TrainingLoss",
     "VISION_PRESETS",
     "VanillaTransformerConfig",
     "VanillaTransformerDetectionConfig",
-    "VanillaTransformerForObjectDetection",
     "VanillaTransformerDetectionModel",
     "VanillaTransformerForCausalLM",
     "VanillaTransformerForConditionalGeneration",
+    "VanillaTransformerForImageClassification",
     "VanillaTransformerForMaskedLM",
+    "VanillaTransformerForObjectDetection",
     "VanillaTransformerForQuestionAnswering",
     "VanillaTransformerForSequenceClassification",
     "VanillaTransformerForTokenClassification",
     "VanillaTransformerImageProcessor",
     "VanillaTransformerModel",
     "VanillaTransformerPreTrainedModel",
+    "VanillaTransformerSeq2SeqTrainer",
     "VanillaTransformerTokenizer",
+    "VanillaTransformerTrainer",
+    "VanillaTransformerTrainingArguments",
     "VanillaTransformerVisionConfig",
-    "VanillaTransformerForImageClassification",
     "VanillaTransformerVisionModel",
+    "average_checkpoints",
+    "load_corpus",
+    "load_metric",
+    "paper_generation_config",
+    "write_model_card",
 ]

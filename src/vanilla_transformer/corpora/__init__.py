@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..extras import extra
+
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
@@ -22,6 +24,7 @@ def corpus_files(name: str) -> dict[str, str]:
 
 def load_corpus(name: str) -> DatasetDict:
     """Load a shipped corpus. Raises ValueError for an unknown name."""
-    from datasets import load_dataset
+    with extra("train"):
+        from datasets import load_dataset
 
     return load_dataset("parquet", data_files=corpus_files(name))

@@ -9,6 +9,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from ..epoch import Epoch
+from ..extras import extra
 
 DIGITS = [str(digit) for digit in range(10)]  # the names of the classes
 SPLITS = ("train", "validation", "test")
@@ -79,7 +80,8 @@ class DigitCanvases(Epoch, torch.utils.data.Dataset):
 
 
 def _scikit_digits() -> Any:
-    from sklearn import datasets  # slow to import
+    with extra("vision"):
+        from sklearn import datasets  # slow to import
 
     return datasets.load_digits()
 

@@ -3,6 +3,8 @@
 import difflib
 import importlib
 
+from ..extras import extra
+
 # Name -> module and class. Imported when asked for: `evaluate`, sacreBLEU and scikit-learn take seconds.
 NAMES = {
     "sacrebleu": ("text", "SacreBleu"),
@@ -33,5 +35,6 @@ def load_metric(name, **options):
 
 def __getattr__(name):
     if name in MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
+        with extra("metrics"):
+            return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

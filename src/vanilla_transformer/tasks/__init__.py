@@ -1,9 +1,14 @@
 """The recipes' library: settings, data and results, and one module per recipe. Any release may change it."""
 
-from .results import finish, predict
-from .running import run, start
-from .settings import InputError, parse, prepare_output_dir
-from .text import StartArguments, get_model, get_tokenizer
+from ..extras import extra
+
+with extra("train,metrics"):
+    import evaluate  # noqa: F401  before training, which needs it only at its end
+
+    from .results import finish, predict
+    from .running import run, start
+    from .settings import InputError, parse, prepare_output_dir
+    from .text import StartArguments, get_model, get_tokenizer
 
 __all__ = [
     "InputError",

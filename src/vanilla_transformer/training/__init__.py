@@ -1,12 +1,15 @@
 """Training as the paper does it (section 5), on transformers' Trainer."""
 
-from .arguments import VanillaTransformerTrainingArguments
-from .batching import Seq2SeqCollator, TokenBudgetIterable, TokenBudgetSampler
-from .callbacks import TrainingInterrupted
-from .checkpoints import average_checkpoints, last_checkpoints
-from .schedule import get_noam_schedule, noam_rate
-from .seq2seq_trainer import VanillaTransformerSeq2SeqTrainer
-from .trainer import VanillaTransformerTrainer
+from ..extras import extra
+
+with extra("train"):
+    from .arguments import VanillaTransformerTrainingArguments
+    from .batching import Seq2SeqCollator, TokenBudgetIterable, TokenBudgetSampler
+    from .callbacks import TrainingInterrupted
+    from .checkpoints import average_checkpoints, last_checkpoints
+    from .schedule import get_noam_schedule, noam_rate
+    from .seq2seq_trainer import VanillaTransformerSeq2SeqTrainer
+    from .trainer import VanillaTransformerTrainer
 
 __all__ = [
     "Seq2SeqCollator",

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..extras import extra
+
 BLUE, ORANGE = "#1f4e79", "#d95f02"
 
 
@@ -45,7 +47,8 @@ def _series(log_history, name) -> tuple[list, list]:
 
 def _figure(panels):
     # Not pyplot: it would choose a display, and keep every figure alive.
-    from matplotlib.figure import Figure
+    with extra("plot"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]

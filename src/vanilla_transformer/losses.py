@@ -138,7 +138,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     CHUNK_ON_GPU = 8192  # fewer launches; a large vocabulary gets fewer rows
 
     @staticmethod
-    def forward(ctx, states, weight, labels, smoothing, r_drop):
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        smoothing: float,
+        r_drop: float,
+    ) -> torch.Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         vocabulary = weight.to(dtype)
@@ -167,7 +174,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 normaliser = exponentials.sum(-1, keepdim=True)
                 total += (normaliser.log() + largest).sum()
                 probabilities = exponentials.div_(normaliser)
-                if r_drop:
+                if gap is not None:
                     gap -= normaliser[::2].log() - normaliser[1::2].log()  # log P1 - log P2
                     divergence, pull = _r_drop_gradient(probabilities, gap)
                     total += r_drop * divergence
@@ -182,7 +189,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states_gradient, weight_gradient = ctx.saved_tensors
         return gradient * states_gradient, gradient * weight_gradient, None, None, None
 

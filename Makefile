@@ -1,5 +1,6 @@
-# make quickstart and make test each set up all that they need: a virtual environment in .venv with the
-# versions of constraints.txt. PYTHON chooses the interpreter (3.11 or newer).
+# `make quickstart` and `make test` set up everything they need: a virtual environment in .venv with the versions
+# of constraints.txt. PYTHON chooses the interpreter (3.11 or newer). On Linux, PyPI's torch is a CUDA build of
+# several gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small CPU build instead.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,15 +13,25 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	if $$python -c "$(NEW_ENOUGH)" 2>/dev/null; then echo $$python; exit; fi; done; echo python3)
 endif
 
+# The oldest versions that pyproject.toml accepts: make test-oldest, or OLDEST=1 for any other target.
+ifdef OLDEST
+VENV := .venv-oldest
+CONSTRAINTS := constraints-oldest.txt
+else
 VENV := .venv
+CONSTRAINTS := constraints.txt
+endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-pinned = $(shell sed -n '/^$(1)==/p' constraints.txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+pinned = $(shell sed -n '/^$(1)==/p' $(CONSTRAINTS))
 
 # transformers' own model tests are the contract, and only its source distribution holds them.
-CONTRACT := .cache/transformers-tests
+CONTRACT := .cache/transformers-tests$(if $(OLDEST),-oldest)
+export TRANSFORMERS_TESTS := $(CURDIR)/$(CONTRACT)
 CONTRACT_READY := $(CONTRACT)/.$(call pinned,transformers)
 
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadscope
 QUICKSTART := recipes/translation/quickstart.yaml
 
@@ -29,9 +40,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: $(READY) ## Create .venv with the package and everything that the tests need
+setup: $(READY) ## Create .venv with the package and all its extras
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "$(PYTHON) is not installed; name a Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c "$(NEW_ENOUGH)" || \
@@ -39,8 +50,8 @@ $(READY): pyproject.toml constraints.txt
 		"name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(call pinned,torch)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[all]'
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(call pinned,torch)
+	$(PIP) --editable '.[all]'
 	@touch $@
 
 $(CONTRACT_READY): | $(READY)
@@ -52,7 +63,7 @@ $(CONTRACT_READY): | $(READY)
 	else echo "No source distribution of $(call pinned,transformers): its common model tests will be skipped." >&2; fi
 
 .PHONY: transformers-tests
-transformers-tests: $(CONTRACT_READY) ## Fetch transformers' own model tests into .cache
+transformers-tests: $(CONTRACT_READY) ## Download transformers' own model tests into .cache
 
 .PHONY: quickstart
 quickstart: $(READY) ## Train a small English-Spanish model from scratch, score it, translate
@@ -62,20 +73,37 @@ quickstart: $(READY) ## Train a small English-Spanish model from scratch, score 
 	$(BIN)/python recipes/seq2seq.py $(QUICKSTART)
 
 .PHONY: test
-test: $(READY) $(CONTRACT_READY) lint ## Run lint and all tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(READY) $(CONTRACT_READY) lint ## Run lint, types and all tests
+	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-oldest
+test-oldest: ## Run all tests with the oldest versions that pyproject.toml accepts
+	$(MAKE) OLDEST=1 tests
+
+.PHONY: tests
+tests: $(READY) $(CONTRACT_READY)
+	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(READY) $(CONTRACT_READY) ## Run all tests and show the lines that none of them runs
+	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term
 
 .PHONY: lint
-lint: $(READY) ## Check style
+lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .PHONY: format
-format: $(READY) ## Rewrite the code in the house style
+format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: results
+results: $(READY) ## Write the tables of results and the model cards again
+	$(BIN)/python tools/collect_results.py
+
 .PHONY: clean
-clean: ## Remove caches and the virtual environment; outputs/ stays
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist
+clean: ## Remove caches and the virtual environments; outputs/ stays
+	rm -rf .venv .venv-oldest .cache .coverage* .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ import psutil
 import torch
 from huggingface_hub import upload_folder
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from ..model_card import USE, write_model_card
@@ -58,7 +58,7 @@ def finish(
     """
     if not trainer.is_world_process_zero():
         return
-    model = cast(PreTrainedModel, trainer.model)
+    model = trainer.model
     args, folder = trainer.args, str(trainer.args.output_dir)
     results: dict[str, object] = {"parameters": model.num_parameters(), **(facts or {})}
     results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}

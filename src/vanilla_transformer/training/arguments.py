@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments
@@ -15,9 +16,8 @@ from .batching import derive_accumulation
 
 
 def _with(name: str, added: str, known: type[ExplicitEnum]) -> type[ExplicitEnum]:
-    return ExplicitEnum(
-        name, {added.upper(): added} | {member.name: member.value for member in known}, module=__name__
-    )
+    members = {added.upper(): added} | {member.name: member.value for member in known}
+    return ExplicitEnum(name, members, module=__name__)  # type: ignore[call-overload]  # enum's functional form
 
 
 ScheduleName = _with("ScheduleName", "noam", SchedulerType)
@@ -29,15 +29,17 @@ ONE_GPU_EACH = "start one process per GPU with torchrun --nproc-per-node {}, or 
 
 @dataclass
 class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
-    """`Seq2SeqTrainingArguments` with the paper's defaults (section 5) and what its training needs besides.
+    """`Seq2SeqTrainingArguments` with the paper's defaults (section 5) and the keys that its training needs.
 
-    Every schedule and optimizer of transformers is still accepted. What cannot be honoured together is
-    refused with a ValueError that names the keys.
+    Every schedule and optimizer of transformers works too.
+
+    Raises:
+        ValueError: keys contradict each other; the message names them.
     """
 
     _argument_group_name = "training"  # the title in --help
 
-    lr_scheduler_type: ScheduleName | str = field(
+    lr_scheduler_type: ScheduleName | str = field(  # type: ignore[valid-type]  # made by a function
         default="noam",
         metadata={
             "help": "Learning rate schedule. noam is the paper's (section 5.3): "
@@ -49,15 +51,15 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Updates over which the learning rate grows; below 1, a share of all updates."},
     )
     noam_factor: float = field(
-        default=1.0, metadata={"help": "What the Noam learning rate is multiplied by; the paper's is 1."}
+        default=1.0, metadata={"help": "Factor of the Noam learning rate; the paper's is 1."}
     )
-    learning_rate: float | None = field(
+    learning_rate: float | None = field(  # type: ignore[assignment]  # None before __post_init__
         default=None,
         metadata={
             "help": "Peak learning rate of the other schedules (5e-5 if not given). Noam sets its own."
         },
     )
-    optim: OptimizerName | str = field(
+    optim: OptimizerName | str = field(  # type: ignore[valid-type]
         default="adam",
         metadata={
             "help": "Optimizer. adam is the paper's (section 5.3), torch's fused Adam; sgd takes momentum; "
@@ -69,7 +71,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     momentum: float = field(default=0.9, metadata={"help": "Momentum of optim=sgd."})
     max_grad_norm: float = field(
         default=0.0,
-        metadata={"help": "Norm that gradients are clipped to; 0, as in the paper, clips nothing."},
+        metadata={"help": "Largest norm of the gradients; 0, as in the paper, does not clip."},
     )
     label_smoothing_factor: float = field(
         default=0.1,
@@ -80,68 +82,66 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     r_drop: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of R-Drop (the α of Liang et al. 2021; theirs is 1 to 5): each batch is passed "
-            "twice, and the two predictions, which dropout makes differ, are drawn together. Takes twice the "
-            "time and memory; 0 is off."
+            "help": "Weight of R-Drop (α of Liang et al. 2021, theirs is 1 to 5). Each batch passes twice "
+            "with different dropout, and the loss adds the divergence of the two predictions. It takes "
+            "twice the time and memory. 0 is off."
         },
     )
     max_source_tokens: int | None = field(
         default=None,
-        metadata={"help": "Most source tokens, padding included, in one batch on one device."},
+        metadata={"help": "Largest number of source tokens, padding included, in a batch on one device."},
     )
     max_target_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Most target tokens, padding included, in one batch on one device. With this or "
-            "max_source_tokens, batches are made by token budget, not of a fixed number of sentences."
+            "help": "Largest number of target tokens, padding included, in a batch on one device. With this "
+            "or max_source_tokens, batches have a budget of tokens, not a fixed number of sentences."
         },
     )
     tokens_per_update: int | None = field(
         default=None,
         metadata={
             "help": "Target tokens, padding included, in one update over all devices (the paper's is 25000). "
-            "Derives gradient_accumulation_steps from the number of devices and max_target_tokens, "
+            "It sets gradient_accumulation_steps from the number of devices and max_target_tokens, "
             "so that results do not depend on the machine."
         },
     )
-    gradient_accumulation_steps: int | None = field(
+    gradient_accumulation_steps: int | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={
-            "help": "Batches that a device adds up for one update: 1, or what tokens_per_update asks for."
-        },
+        metadata={"help": "Batches per device in one update: 1, or as many as tokens_per_update needs."},
     )
     stream_buffer_size: int = field(
         default=16_384,
-        metadata={"help": "Examples of a streamed data set that are held at once to batch like with like."},
+        metadata={"help": "Examples of a stream to hold in memory, to batch similar lengths together."},
     )
     average_checkpoints: int = field(
         default=0,
         metadata={
-            "help": "At the end, average the weights of this many checkpoints and keep the result as the "
-            "model (section 6.1: 5 for base, 20 for big). 0 keeps the last weights."
+            "help": "Average the weights of the last checkpoints, this many, into the final model (section "
+            "6.1: 5 for base, 20 for big). 0 keeps the last weights."
         },
     )
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "How attention is computed: sdpa (the default), eager, flex_attention, ...; eager and "
-            "bf16 are the fastest for short inputs on CPUs that know bfloat16."
+            "help": "Implementation of attention: sdpa (the default), eager, flex_attention, ... On a CPU "
+            "with bf16 instructions, eager with bf16 is the fastest for short inputs."
         },
     )
     use_cache: bool = field(
         default=True,
         metadata={
-            "help": "Whether the saved model keeps keys and values when it decodes. Training never does."
+            "help": "Whether the saved model caches keys and values when it decodes. Training never does."
         },
     )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={
-            "help": "Replace a NaN or infinite loss in the logs by the mean. Training stops at one anyway."
+            "help": "Replace a NaN or infinite loss in the logs by the mean. Training stops at it anyway."
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         accumulation = self.gradient_accumulation_steps
         _refuse(
             accumulation is not None and accumulation < 1,
@@ -153,15 +153,15 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         given_rate = self.learning_rate
         if given_rate is None:
             self.learning_rate = 1.0 if schedule == "noam" else 5e-5
-        # transformers turns both names into enums of its own, which know neither noam nor adam.
+        # transformers converts both names to its own enums, which have no noam and no adam.
         if schedule == "noam":
             self.lr_scheduler_type = SchedulerType.INVERSE_SQRT
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
-        # Without being told, accelerate takes processes on a CPU alone for so many separate trainings.
+        # Without use_cpu, accelerate treats processes on a machine without a GPU as separate trainings.
         self.use_cpu |= not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
-        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else torch warns at every epoch
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # otherwise torch warns at every epoch
         if schedule == "noam":
             self.lr_scheduler_type = schedule
         if optimizer == "adam":
@@ -171,6 +171,10 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         _refuse(
             self.attn_implementation not in (None, *known),
             f"attn_implementation={self.attn_implementation} is none of {', '.join(known)}",
+        )
+        _refuse(
+            getattr(self, "enable_jit_checkpoint", False),
+            "enable_jit_checkpoint does not apply: this trainer saves a checkpoint at SIGTERM by itself",
         )
         self._check_optimization()
         self._check_averaging()
@@ -184,11 +188,11 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         """Whether training batches are made by token budget."""
         return any((self.max_source_tokens, self.max_target_tokens, self.tokens_per_update))
 
-    def _check_optimization(self):
+    def _check_optimization(self) -> None:
         noam = self.lr_scheduler_type == "noam"
         _refuse(
             noam and self.learning_rate != 1,
-            f"learning_rate={self.learning_rate} has no part in lr_scheduler_type=noam: use noam_factor",
+            f"learning_rate={self.learning_rate} does not apply to lr_scheduler_type=noam: use noam_factor",
         )
         _refuse(
             noam and not self.warmup_steps > 0,
@@ -196,25 +200,26 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         )
         _refuse(
             noam and self.lr_scheduler_kwargs,
-            "lr_scheduler_kwargs has no part in lr_scheduler_type=noam: use warmup_steps and noam_factor",
+            "lr_scheduler_kwargs does not apply to lr_scheduler_type=noam: use warmup_steps and noam_factor",
         )
         _refuse(not self.noam_factor > 0, f"noam_factor={self.noam_factor} is not above 0")
         _refuse(
             not noam and self.noam_factor != 1,
-            f"noam_factor={self.noam_factor} has no part in lr_scheduler_type={self.lr_scheduler_type.value}",
+            f"noam_factor={self.noam_factor} does not apply to "
+            f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: use learning_rate",
         )
         _refuse(
             self.optim != "sgd" and self.momentum != 0.9,
-            f"momentum={self.momentum} belongs to optim=sgd, not to optim={self.optim.value}",
+            f"momentum={self.momentum} applies only to optim=sgd, not to optim={self.optim}",
         )
         _refuse(
             self.optim == "adam" and self.weight_decay,
-            f"weight_decay={self.weight_decay} with optim=adam would be part of the gradient and be scaled "
-            "away with it: use optim=adamw_torch_fused",
+            f"weight_decay={self.weight_decay} does not work with optim=adam, which would scale it like a "
+            "gradient: use optim=adamw_torch_fused",
         )
         _refuse(
             self.optim == "adam" and self.optim_args,
-            "optim_args has no part in optim=adam: use the adam_* keys",
+            "optim_args does not apply to optim=adam: use the adam_* keys",
         )
         _refuse(
             not 0 <= self.label_smoothing_factor < 1,
@@ -223,11 +228,11 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         _refuse(not self.r_drop >= 0, f"r_drop={self.r_drop} is negative")
         _refuse(
             self.r_drop and self.n_gpu > 1,
-            f"r_drop={self.r_drop} compares two passes on one device, but this process drives {self.n_gpu} "
+            f"r_drop={self.r_drop} compares two passes on one device, but this process uses {self.n_gpu} "
             f"GPUs: {ONE_GPU_EACH.format(self.n_gpu)}",
         )
 
-    def _check_averaging(self):
+    def _check_averaging(self) -> None:
         count = self.average_checkpoints
         _refuse(count < 0, f"average_checkpoints={count} is negative")
         if not count:
@@ -238,8 +243,8 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         )
         _refuse(
             self.save_total_limit is not None and 0 < self.save_total_limit < count,
-            f"average_checkpoints={count} needs as many checkpoints as that, but "
-            f"save_total_limit={self.save_total_limit} deletes them before",
+            f"average_checkpoints={count} needs {count} checkpoints, but "
+            f"save_total_limit={self.save_total_limit} deletes some of them: raise it to {count}",
         )
         _refuse(
             self.load_best_model_at_end,
@@ -248,17 +253,17 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         for key in ("fsdp", "deepspeed"):
             _refuse(
                 getattr(self, key),
-                f"average_checkpoints={count} cannot be done with {key}, which splits the weights: "
-                "leave it out and call average_checkpoints() on the folders after training",
+                f"average_checkpoints={count} does not work with {key}, which splits the weights: remove it, "
+                "and call average_checkpoints() on the folders after training",
             )
 
-    def _check_token_batches(self):
+    def _check_token_batches(self) -> None:
         for key in ("max_source_tokens", "max_target_tokens", "tokens_per_update"):
             value = getattr(self, key)
             _refuse(value is not None and value < 1, f"{key}={value} is not above 0")
         keys = ("max_target_tokens", "max_source_tokens", "tokens_per_update")
         budget = next(f"{key}={getattr(self, key)}" for key in keys if getattr(self, key))
-        config = self.accelerator_config
+        config: Any = self.accelerator_config
         sampling, batch_size = self.train_sampling_strategy, self.per_device_train_batch_size
         refused = {
             f"train_sampling_strategy={sampling}": sampling != "random",
@@ -270,26 +275,26 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "accelerator_config.split_batches": config.split_batches,
         }
         for key, given in refused.items():
-            _refuse(given, f"{key} and {budget} cannot both decide what a batch is: keep one")
+            _refuse(given, f"{key} and {budget} both set the size of a batch: keep one")
         _refuse(
             self.n_gpu > 1,
-            f"{budget} is the budget of one device, but this process drives {self.n_gpu} GPUs: "
+            f"{budget} is the budget of one device, but this process uses {self.n_gpu} GPUs: "
             f"{ONE_GPU_EACH.format(self.n_gpu)}",
         )
 
-    def _derive_accumulation(self, accumulation: int | None):
-        """Derive how many device batches make an update of tokens_per_update."""
+    def _derive_accumulation(self, accumulation: int | None) -> None:
+        """Set the number of batches per device that make an update of tokens_per_update."""
         _refuse(
             self.deepspeed,
-            "tokens_per_update cannot derive the accumulation that deepspeed has in its own config: "
-            "give gradient_accumulation_steps and max_target_tokens",
+            "tokens_per_update cannot set the accumulation of deepspeed, which has its own config: give "
+            "gradient_accumulation_steps and max_target_tokens",
         )
         derived = self._batches_per_update()
         _refuse(
             accumulation is not None and accumulation != derived,
             f"gradient_accumulation_steps={accumulation} contradicts "
             f"tokens_per_update={self.tokens_per_update}, which makes it {derived} on {self.world_size} "
-            "device(s): leave one out",
+            "device(s): remove one of them",
         )
         _refuse(
             self.tokens_per_update < self.world_size * derived,
@@ -298,14 +303,15 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         self.gradient_accumulation_steps = derived
 
     def _batches_per_update(self) -> int:
-        budget = self.max_target_tokens or math.ceil(self.tokens_per_update / self.world_size)
-        return derive_accumulation(self.tokens_per_update, budget, self.world_size)
+        update = self.tokens_per_update or 0
+        budget = self.max_target_tokens or math.ceil(update / self.world_size)
+        return derive_accumulation(update, budget, self.world_size)
 
     @property
     def device_budget(self) -> tuple[int | None, int | None]:
-        """Most source and most target tokens in a device batch.
+        """The largest number of source and of target tokens in a device batch.
 
-        With tokens_per_update both may be less than max_*_tokens, in proportion: so much that the device
+        With tokens_per_update both may be smaller than max_*_tokens, in proportion, so that the device
         batches of an update add up to it.
         """
         source, target = self.max_source_tokens, self.max_target_tokens
@@ -324,6 +330,6 @@ def _named(names: type[ExplicitEnum], key: str, value: str) -> ExplicitEnum:
         raise ValueError(f"{key}={value} is none of {', '.join(name.value for name in names)}") from None
 
 
-def _refuse(wrong: object, message: str):
+def _refuse(wrong: object, message: str) -> None:
     if wrong:
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""What watches a training run: interrupts, throughput, curves."""
+"""Callbacks of the trainer: interrupts, throughput, epochs, curves."""
 
 import contextlib
 import math
@@ -6,10 +6,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from transformers import TrainerCallback
+from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from transformers.utils import logging
 
@@ -21,10 +24,9 @@ SAME_SIGNAL = 1.0  # seconds within which two signals are one
 
 
 class TrainingInterrupted(SystemExit):
-    """Training was interrupted and its checkpoint is saved.
+    """Training was interrupted, and its checkpoint is saved.
 
-    Left to itself it ends the program with the status that a shell expects: 130 after Ctrl-C, 143 after
-    SIGTERM.
+    Uncaught, it ends the program with the status that a shell expects: 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def __init__(self, number: int):
@@ -32,18 +34,19 @@ class TrainingInterrupted(SystemExit):
 
 
 class InterruptCallback(TrainerCallback):
-    """Ctrl-C or SIGTERM ends training after the update in progress, with a checkpoint; a second one, at once.
+    """Ctrl-C or SIGTERM ends training with a checkpoint after the current update; a second one at once.
 
-    Entered as a context around training. Elsewhere than in the main thread it does nothing, because Python
-    delivers signals there alone; a signal that was ignored before stays ignored.
+    It is a context around training. Outside the main thread it does nothing, because Python delivers signals
+    only there. It leaves an ignored signal ignored.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: int | None = None
-        self.off_schedule = False  # whether the checkpoint is saved for the interrupt alone
-        self._previous = {}
+        self.off_schedule = False  # whether only the interrupt asked for the checkpoint
+        self._noted = 0.0
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.signal, self.off_schedule = None, False
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,75 +54,78 @@ class InterruptCallback(TrainerCallback):
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: object) -> None:
         if self.signal is not None:
-            # torchrun passes on what a terminal has sent to all processes already: the same signal, twice.
+            # torchrun forwards a signal that the terminal has also sent to every process: it comes twice.
             if time.monotonic() - self._noted > SAME_SIGNAL:
                 self.__exit__()
-                signal.raise_signal(number)  # does what it did before
+                signal.raise_signal(number)  # with its earlier handler
             return
         self.signal, self._noted = number, time.monotonic()
-        text = "\nInterrupted: finishing what is in progress, then saving. Once more stops at once.\n"
+        text = "\nInterrupted: saving a checkpoint after this update. A second interrupt stops at once.\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # print is not safe in a signal handler
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size > 1:  # a signal reaches the processes at different updates
             number = torch.tensor(self.signal or 0, device=args.device)
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-            self.signal = number.item() or None
+            self.signal = int(number) or None
         if self.signal:
             self.off_schedule = not control.should_save
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.signal and state.epoch != int(state.epoch):  # the epoch is not over: nothing is due
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.signal and state.epoch != int(state.epoch):  # the epoch is not over
             control.should_save = control.should_evaluate = False
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.off_schedule and state.is_world_process_zero:
             folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             (folder / INTERRUPTED).write_text(
-                "Saved when training was interrupted; deleted once the resumed run has saved its next.\n"
+                "Saved when training was interrupted; the resumed run deletes it with its next checkpoint.\n"
             )
 
 
 class Throughput(TrainerCallback):
-    """Examples and real tokens since the last log, and the seconds of their updates alone."""
+    """Counts the examples and real tokens since the last log, and the seconds of their updates."""
 
-    def __init__(self):
-        self._begin = None
+    def __init__(self) -> None:
+        self._begin = (0.0, 0)  # time and update at the start
+        self._update = 0.0
         self._reset()
 
-    def _reset(self):
-        self._examples = self._source = self._target = 0
+    def _reset(self) -> None:
+        self._examples = 0
+        self._source: torch.Tensor | int = 0
+        self._target: torch.Tensor | int = 0
         self._seconds = 0.0
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._reset()
         self._begin = time.perf_counter(), state.global_step
 
-    def begin_update(self):
+    def begin_update(self) -> None:
         self._update = time.perf_counter()
 
-    def count(self, batches, target_tokens):
-        """`batches` of this device; `target_tokens` of all devices, or None."""
+    def count(self, batches: Sequence[Mapping[str, Any]], target_tokens: torch.Tensor | int | None) -> None:
+        """Add the batches of this device, and the target tokens of all devices where they are known."""
         for batch in batches:
             self._examples += len(next(iter(batch.values())))
             if (mask := batch.get("attention_mask")) is not None:
                 self._source += mask.sum()
         self._target += target_tokens or 0
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._seconds += time.perf_counter() - self._update
 
-    def drain(self, state, accelerator) -> dict[str, float]:
-        """Rates since the last call, and the minutes that the rest of the training will take as things go."""
+    def drain(self, state: TrainerState, accelerator: Accelerator) -> dict[str, float]:
+        """Return the rates since the last call, and the minutes that are left at the mean rate so far."""
         counts = [float(self._examples), float(self._source), self._seconds]
         counts = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum")
         examples, source, seconds = counts.tolist()
@@ -139,14 +145,21 @@ class Throughput(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the batch sampler, and the data set that wants to know, which epoch begins.
+    """Sets the epoch of the batch sampler and of the data set, where they have `set_epoch`.
 
-    transformers does so too, but not where the epoch is resumed in its midst by several processes: there
-    the sampler is wrapped once more, and would start over with the first epoch's order. Nor does it reach a
-    data set whose batches are dealt out to several processes.
+    transformers does so too, but not if several processes resume within an epoch: the sampler is then wrapped
+    once more, and would start with the first epoch's order. Nor does it reach a data set whose batches are
+    distributed over several processes.
     """
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_epoch_begin(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         sampler = train_dataloader.batch_sampler
         while sampler is not None and not hasattr(sampler, "set_epoch"):
             sampler = getattr(sampler, "batch_sampler", None)
@@ -158,7 +171,7 @@ class EpochCallback(TrainerCallback):
 class CheckEnoughCheckpoints(TrainerCallback):
     """Raises ValueError before the first update if the run will save too few checkpoints to average."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         saved = {
             SaveStrategy.STEPS: math.ceil(state.max_steps / state.save_steps),
             SaveStrategy.EPOCH: state.num_train_epochs,
@@ -172,9 +185,9 @@ class CheckEnoughCheckpoints(TrainerCallback):
 
 
 class CurvesCallback(TrainerCallback):
-    """Draws the run when it ends: training_curves.png and learning_rate.png in output_dir."""
+    """Draws training_curves.png and learning_rate.png in output_dir when training ends."""
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         try:
@@ -182,5 +195,5 @@ class CurvesCallback(TrainerCallback):
 
             plot_training_curves(state.log_history, Path(args.output_dir, "training_curves.png"))
             plot_learning_rate(state.log_history, Path(args.output_dir, "learning_rate.png"))
-        except (ImportError, OSError) as error:  # a picture is not worth a model
+        except (ImportError, OSError) as error:  # training has succeeded
             logger.warning(f"the training curves were not drawn in {args.output_dir}: {error}")

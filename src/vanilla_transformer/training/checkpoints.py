@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import (
@@ -27,6 +27,8 @@ from transformers.trainer_utils import (
     rotate_checkpoints,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .arguments import VanillaTransformerTrainingArguments
 
 TRAINING_ONLY = {".bin", ".pt", ".pth", ".safetensors"}  # weights, optimizer, schedule and random states
 UNFINISHED = "unfinished"  # the folder in output_dir that holds a checkpoint while it is written
@@ -48,17 +50,17 @@ def average_checkpoints(
         FileNotFoundError: a folder holds no weights.
         ValueError: no folders, a file that cannot be read, or folders of different models.
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    paths = [Path(folder) for folder in folders]
+    if not paths:
         raise ValueError("no checkpoints to average")
-    if output_dir is not None and Path(output_dir).resolve() in {folder.resolve() for folder in folders}:
+    if output_dir is not None and Path(output_dir).resolve() in {path.resolve() for path in paths}:
         raise ValueError(f"{output_dir} is one of the checkpoints to average: write the mean elsewhere")
     with ExitStack() as stack:
-        checkpoints = [_open(folder, stack) for folder in folders]
-        _check_alike(folders, checkpoints)
+        checkpoints = [_open(path, stack) for path in paths]
+        _check_alike(paths, checkpoints)
         weights = {name: _mean([weights[name] for weights in checkpoints]) for name in checkpoints[-1]}
     if output_dir is not None:
-        _write(weights, folders[-1], Path(output_dir))
+        _write(weights, paths[-1], Path(output_dir))
     return weights
 
 
@@ -98,7 +100,7 @@ def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
     if not file.is_file():
         what = "does not hold" if folder.is_dir() else "is not a folder with"
         raise FileNotFoundError(f"{folder} {what} {single.name} or {index.name}")
-    weights = {}
+    weights: dict[str, Any] = {}
     try:
         shards = (
             {single.name} if file == single else set(json.loads(index.read_text())["weight_map"].values())
@@ -159,7 +161,9 @@ BUDGET = ("max_source_tokens", "max_target_tokens", "tokens_per_update")
 FIXED = ("per_device_train_batch_size", "train_sampling_strategy")
 
 
-def data_order(args: TrainingArguments, dataset: Any, lengths: Sequence[np.ndarray] | None) -> dict[str, Any]:
+def data_order(
+    args: VanillaTransformerTrainingArguments, dataset: Any, lengths: Sequence[np.ndarray] | None
+) -> dict[str, Any]:
     """Return what the order of the data and of the batches depends on.
 
     A checkpoint stands after a number of updates. Resuming is right only if the same updates would be made
@@ -207,11 +211,13 @@ class CheckpointingTrainer(Trainer):
     It writes a checkpoint in a folder aside and renames the folder when it is complete.
     """
 
+    args: VanillaTransformerTrainingArguments
+    model: PreTrainedModel
     _saving_aside = False
     _pushed_folder: str | None = None
 
     def last_checkpoint(self) -> str | None:
-        folder = self.args.output_dir
+        folder = str(self.args.output_dir)
         return get_last_checkpoint(folder) if os.path.isdir(folder) else None
 
     def data_order(self) -> dict[str, Any]:
@@ -309,7 +315,8 @@ class CheckpointingTrainer(Trainer):
             of the checkpoints.
         """
         self.accelerator.wait_for_everyone()
-        output_dir, metrics = self.args.output_dir, {}
+        output_dir = str(self.args.output_dir)
+        metrics: dict[str, Any] = {}
         count = min(self.args.average_checkpoints, len(complete_checkpoints(output_dir)))
         folders = last_checkpoints(output_dir, count)
         if self.eval_dataset is not None:

@@ -37,7 +37,7 @@ class VanillaTransformerSeq2SeqTrainer(VanillaTransformerTrainer, Seq2SeqTrainer
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[Any, Any, Any]:
         if prediction_loss_only or not (self._predicts or self.args.predict_with_generate):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss = labels = None
@@ -46,4 +46,5 @@ class VanillaTransformerSeq2SeqTrainer(VanillaTransformerTrainer, Seq2SeqTrainer
         source = self._prepare_inputs({name: value for name, value in inputs.items() if name != "labels"})
         split_weights = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model)
         options = {"synced_gpus": split_weights, **self._gen_kwargs, **gen_kwargs}
-        return loss, self.model.generate(**source, **options), labels
+        generate: Any = self.model.generate
+        return loss, generate(**source, **options), labels

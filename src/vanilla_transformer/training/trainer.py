@@ -4,7 +4,7 @@ import inspect
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 from transformers.utils import logging
 
@@ -57,7 +56,6 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     `VanillaTransformerSeq2SeqTrainer` adds text generation during evaluation.
     """
 
-    args: VanillaTransformerTrainingArguments
     generates = False  # whether evaluation can generate texts
 
     def __init__(self, model: nn.Module | None = None, args: Any = None, *positional: Any, **keywords: Any):
@@ -66,7 +64,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         if args.predict_with_generate and not self.generates:
             raise ValueError("predict_with_generate needs the VanillaTransformerSeq2SeqTrainer")
         if args.should_save:
-            check_writable(args.output_dir)
+            check_writable(str(args.output_dir))
         try:
             super().__init__(model, args, *positional, **keywords)
         except RuntimeError as error:  # raised for report_to
@@ -102,7 +100,9 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(  # type: ignore[override]  # the other arguments pass through
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> TrainOutput:
         args, earlier = self.args, self.last_checkpoint()
         if earlier and not resume_from_checkpoint and args.save_strategy != SaveStrategy.NO:
             raise ValueError(
@@ -145,7 +145,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(
-        args: VanillaTransformerTrainingArguments, model: nn.Module | None = None
+        args: Any, model: PreTrainedModel | None = None
     ) -> tuple[Any, dict[str, Any]]:
         if args.optim == "adam":
             moments = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
@@ -155,10 +155,11 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
             kwargs.setdefault("momentum", args.momentum)
         return optimizer, kwargs
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
+        optimizer = self.optimizer if optimizer is None else optimizer
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "noam":
             self.lr_scheduler = get_noam_schedule(
-                self.optimizer if optimizer is None else optimizer,
+                optimizer,
                 d_model=self.model.config.hidden_size,
                 warmup_steps=self.args.get_warmup_steps(num_training_steps),
                 factor=self.args.noam_factor,
@@ -171,8 +172,8 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.has_token_budget:
             return super()._get_train_sampler(train_dataset)
-        lengths = self._measured(self.train_dataset if train_dataset is None else train_dataset)
-        sampler = TokenBudgetSampler(*lengths, **self._token_batches())
+        source, *target = self._measured(self.train_dataset if train_dataset is None else train_dataset)
+        sampler = TokenBudgetSampler(source, target[0] if target else None, **self._token_batches())
         self._report_batches(sampler)
         return sampler
 
@@ -213,7 +214,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
             f"target tokens on average, without padding. {math.ceil(updates):,} updates make an epoch."
         )
 
-    def get_total_train_batch_size(self, args: VanillaTransformerTrainingArguments) -> int:
+    def get_total_train_batch_size(self, args: Any) -> int:
         if not args.has_token_budget:
             return super().get_total_train_batch_size(args)
         return round(self._examples_per_update or 0)  # the mean; a stream has none
@@ -321,10 +322,13 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
 
     # Evaluation
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
         self.gather_function = self.accelerator.gather_for_metrics  # drops what fills up the last batch
         self._totals.zero_()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loop: Any = super().evaluation_loop
+        output = loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         likelihood, count, correct = self._totals.tolist()
         if count:
             loss = likelihood / count
@@ -343,7 +347,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        step = partial(Trainer.prediction_step, self)  # past Seq2SeqTrainer's, which would generate
+        step: Any = partial(Trainer.prediction_step, self)  # past Seq2SeqTrainer's, which would generate
         if not is_class_ids(inputs.get("labels")):
             return step(model, inputs, prediction_loss_only, ignore_keys)
         loss, outputs, labels = step(model, inputs, False, ignore_keys)
@@ -381,7 +385,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         super().log(logs, start_time)
         logs |= texts
 
-    def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         name = (self.args.metric_for_best_model or "").removeprefix("eval_")
         known = [key.removeprefix("eval_") for key in metrics]
         if name and name not in known:

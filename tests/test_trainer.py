@@ -609,7 +609,7 @@ def test_an_earlier_runs_checkpoints_are_not_overwritten(tmp_path):
         ({"noam_factor": 2.0, "lr_scheduler_type": "linear"}, "noam_factor"),
         ({"momentum": 0.5}, "momentum"),
         ({"optim_args": "momentum=0.5"}, "optim_args"),
-        ({"weight_decay": 0.1}, "weight_decay=0.1 with optim=adam"),
+        ({"weight_decay": 0.1}, "weight_decay=0.1 does not work with optim=adam"),
         ({"lr_scheduler_type": "naom"}, "lr_scheduler_type=naom is none of noam"),
         ({"optim": "adma"}, "optim=adma is none of adam"),
         ({"label_smoothing_factor": 1.0}, "label_smoothing_factor"),

@@ -189,7 +189,9 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         return any((self.max_source_tokens, self.max_target_tokens, self.tokens_per_update))
 
     def _check_optimization(self) -> None:
-        noam = self.lr_scheduler_type == "noam"
+        schedule: Any = self.lr_scheduler_type
+        optimizer: Any = self.optim
+        noam = schedule == "noam"
         _refuse(
             noam and self.learning_rate != 1,
             f"learning_rate={self.learning_rate} does not apply to lr_scheduler_type=noam: use noam_factor",
@@ -206,11 +208,11 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         _refuse(
             not noam and self.noam_factor != 1,
             f"noam_factor={self.noam_factor} does not apply to "
-            f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value}: use learning_rate",
+            f"lr_scheduler_type={schedule.value}: use learning_rate",
         )
         _refuse(
             self.optim != "sgd" and self.momentum != 0.9,
-            f"momentum={self.momentum} applies only to optim=sgd, not to optim={self.optim}",
+            f"momentum={self.momentum} applies only to optim=sgd, not to optim={optimizer.value}",
         )
         _refuse(
             self.optim == "adam" and self.weight_decay,

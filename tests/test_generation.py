@@ -1,10 +1,11 @@
-"""The paper's decoding against searches that are too slow and too simple to be wrong."""
+"""`generate` with the paper's search equals an exhaustive search, a plain one, and itself run in other ways."""
 
 import itertools
 import math
 
 import pytest
 import torch
+from plain_beam_search import END, PAD, START, plain_search, words
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vanilla_transformer import (
@@ -12,15 +13,13 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
-from vanilla_transformer.beam_search import BeamSearch, top_k
 from vanilla_transformer.generation import paper_generation_config
 
-START, PAD, END = 0, 1, 2
 GNMT = {"length_penalty_type": "gnmt"}
 
 
 def random_model(vocab_size, seed=0, **sizes):
-    """A small model whose distributions are far from flat, in words as in attention."""
+    """A small model whose next-token and attention distributions are far from uniform."""
     torch.manual_seed(seed)
     config = VanillaTransformerConfig(
         vocab_size=vocab_size,
@@ -51,19 +50,14 @@ def padded_batch(vocab_size, lengths, seed=0):
 
 
 def rows(batch):
-    """Each sentence of a padded batch as a batch of its own, without padding."""
+    """Yields each sentence of a padded batch as a batch of one, without padding."""
     for input_ids, mask in zip(batch["input_ids"], batch["attention_mask"]):
         yield {"input_ids": input_ids[mask == 1][None]}
 
 
-def words(sequence):
-    """What was generated: neither the start token nor padding."""
-    return tuple(token for token in sequence[1:].tolist() if token != PAD)
-
-
 @torch.no_grad()
 def score(model, source, outputs, alpha, beta):
-    """s(Y, X) of equation 14 for outputs of one length, from one pass over each as a whole."""
+    """Computes s(Y, X) of equation 14 for outputs of equal length in one forward pass."""
     prefixes = torch.tensor([[START, *output[:-1]] for output in outputs])
     sources = source["input_ids"].expand(len(outputs), -1)
     passed = model(input_ids=sources, decoder_input_ids=prefixes, output_attentions=True)
@@ -72,7 +66,7 @@ def score(model, source, outputs, alpha, beta):
     penalty = ((5 + len(outputs[0])) / 6) ** alpha
     scores = {}
     for row, output in enumerate(outputs):
-        log_p = sum(log_probs[row, place, token].item() for place, token in enumerate(output))
+        log_p = sum(log_probs[row, step, token].item() for step, token in enumerate(output))
         covered = sum(math.log(min(received, 1.0)) for received in attention[row])
         scores[output] = log_p / penalty + beta * covered
     return scores
@@ -81,62 +75,38 @@ def score(model, source, outputs, alpha, beta):
 @pytest.mark.parametrize(
     "alpha, beta", [(0.0, 0.0), (0.6, 0.0), (1.5, 0.0), (-0.7, 0.0), (0.6, 0.2), (1.0, 2.0)]
 )
-def test_equals_enumeration_of_all_outputs(alpha, beta):
+def test_a_wide_search_finds_the_best_of_all_outputs(alpha, beta):
     model, batch = random_model(6, seed=3), padded_batch(6, [2, 1, 2])
-    best = 12
+    returned = 12
     generated = model.generate(
         **batch,
         **GNMT,
         length_penalty=alpha,
         coverage_penalty=beta,
         max_extra_tokens=2,
-        num_beams=64,  # as many as there are unfinished outputs of 3 words
-        num_return_sequences=best,
+        num_beams=64,  # the number of unfinished outputs of 3 words
+        num_return_sequences=returned,
         return_dict_in_generate=True,
     )
     found = [words(sequence) for sequence in generated.sequences]
-    scores = generated.sequences_scores.unflatten(0, (-1, best))
-    for number, source in enumerate(rows(batch)):
+    scores = generated.sequences_scores.unflatten(0, (-1, returned))
+    for sentence, source in enumerate(rows(batch)):
         limit = source["input_ids"].shape[1] + 2
         truth = {}
         for length in range(limit):
             middles = itertools.product((START, 3, 4, 5), repeat=length)
             truth |= score(model, source, [(*middle, END) for middle in middles], alpha, beta)
-        of_sentence = found[best * number : best * (number + 1)]
-        assert len(set(of_sentence)) == best
-        torch.testing.assert_close(scores[number], torch.tensor([truth[output] for output in of_sentence]))
-        torch.testing.assert_close(scores[number], torch.tensor(sorted(truth.values(), reverse=True)[:best]))
-
-
-def plain_search(predict, beams, limit, returned, alpha, beta=0.0):
-    """Beam search for one sentence, on lists and without an early end.
-
-    `predict` maps `(rows, length)` outputs so far to log-probabilities `(rows, vocabulary)` and to the
-    attention of the new position, `(rows, source)`.
-    """
-    live, finished = [(0.0, (), 0.0)], []
-    for length in range(1, limit + 1):
-        log_probs, attention = predict(torch.tensor([[START, *output] for _, output, _ in live]))
-        candidates = [
-            (log_p + log_probs[row, token].item(), (*output, token), received + attention[row])
-            for row, (log_p, output, received) in enumerate(live)
-            for token in range(log_probs.shape[1])
-            if token != PAD and (token == END or length < limit)
-        ]
-        candidates = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beams]
-        live = [candidate for candidate in candidates if candidate[1][-1] != END][:beams]
-        penalty = ((5 + length) / 6) ** alpha
-        finished += [
-            (log_p / penalty + beta * received.clamp(max=1).log().sum().item(), output)
-            for log_p, output, received in candidates
-            if output[-1] == END
-        ]
-    return sorted(finished, reverse=True)[:returned]
+        of_sentence = found[returned * sentence : returned * (sentence + 1)]
+        assert len(set(of_sentence)) == returned
+        torch.testing.assert_close(scores[sentence], torch.tensor([truth[output] for output in of_sentence]))
+        torch.testing.assert_close(
+            scores[sentence], torch.tensor(sorted(truth.values(), reverse=True)[:returned])
+        )
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.6, 2.0])
 @pytest.mark.parametrize("beams, returned", [(2, 1), (4, 3)])
-def test_equals_plain_search_with_a_model(alpha, beams, returned):
+def test_generate_equals_a_plain_search(alpha, beams, returned):
     model, batch = random_model(12, seed=beams), padded_batch(12, [3, 1, 5, 4])
     settings = {**GNMT, "length_penalty": alpha, "num_beams": beams, "num_return_sequences": returned}
     settings["max_extra_tokens"] = 6
@@ -153,65 +123,8 @@ def test_equals_plain_search_with_a_model(alpha, beams, returned):
         expected += plain_search(predict, beams, ids.shape[1] + 6, returned, alpha)
     torch.testing.assert_close(generated.sequences_scores, torch.tensor([score for score, _ in expected]))
     assert [words(sequence) for sequence in generated.sequences] == [output for _, output in expected]
-    # Without the dict the batch shrinks as sentences are done.
+    # Without the dict, sentences that are done leave the batch.
     assert torch.equal(model.generate(**batch, **settings), generated.sequences)
-
-
-def markov_search(log_probs, attention, limits, drop_done, **settings):
-    """Searches sentences of Markov chains, `(sentences, steps, vocabulary, vocabulary or source)`."""
-    settings = GenerationConfig(**settings)
-    settings._eos_token_tensor, settings._pad_token_tensor = torch.tensor([END]), torch.tensor(PAD)
-    width = 1 if drop_done else settings.num_beams
-    prompts = torch.full((len(limits) * width, 1), START)
-    coverage = torch.zeros(len(prompts), attention.shape[-1])
-    search = BeamSearch(settings, prompts, limits, coverage, drop_done)
-    while not search.done:
-        place = search.sentences[:, None], search.length, search.tokens[..., -1]
-        search.step(log_probs[place].flatten(0, 1), attention[place].flatten(0, 1))
-    return search
-
-
-@pytest.mark.parametrize("alpha, beta", [(-2.0, 0.0), (0.0, 0.0), (0.6, 0.0), (3.0, 0.0), (0.6, 0.3)])
-@pytest.mark.parametrize("returned", [1, 3])
-def test_stops_no_sentence_too_early(alpha, beta, returned):
-    torch.manual_seed(0)
-    sentences, vocabulary, beams = 60, 6, 3
-    log_probs = (2 * torch.randn(sentences, 12, vocabulary, vocabulary)).log_softmax(-1)
-    attention = (3 * torch.randn(sentences, 12, vocabulary, 4)).softmax(-1)
-    limits = torch.randint(2, 12, (sentences,))
-    settings = {"num_beams": beams, "num_return_sequences": returned, "length_penalty": alpha}
-    settings["coverage_penalty"] = beta
-    searches = [
-        markov_search(log_probs, attention, limits, drop_done, **settings) for drop_done in (True, False)
-    ]
-    for sentence, limit in enumerate(limits.tolist()):
-
-        def predict(prefixes, sentence=sentence):
-            place = sentence, prefixes.shape[1] - 1, prefixes[:, -1]
-            return log_probs[place], attention[place]
-
-        expected = plain_search(predict, beams, limit, returned, alpha, beta)
-        for search in searches:
-            found = [words(sequence) for sequence in search.finished[sentence, :returned]]
-            assert found == [output for _, output in expected]
-            scores = torch.tensor([score for score, _ in expected])
-            torch.testing.assert_close(search.ranks[sentence, :returned], scores)
-
-
-def test_early_stopping_is_the_same_in_a_whole_and_in_a_shrinking_batch():
-    torch.manual_seed(0)
-    log_probs = (2 * torch.randn(60, 12, 6, 6)).log_softmax(-1)
-    attention, limits = torch.ones(60, 12, 6, 1), torch.full((60,), 12)
-    settings = {"num_beams": 3, "num_return_sequences": 1, "length_penalty": 2.0, "coverage_penalty": 0.0}
-    patient = markov_search(log_probs, attention, limits, True, **settings)
-    shrinking, whole = (
-        markov_search(log_probs, attention, limits, drop_done, early_stopping=True, **settings)
-        for drop_done in (True, False)
-    )
-    assert torch.equal(shrinking.finished, whole.finished)
-    assert shrinking.length < patient.length
-    assert (shrinking.ranks[:, 0] <= patient.ranks[:, 0]).all()
-    assert (shrinking.ranks[:, 0] < patient.ranks[:, 0]).any()
 
 
 def test_sentences_that_are_done_leave_the_batch():
@@ -227,7 +140,7 @@ def test_sentences_that_are_done_leave_the_batch():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
-def test_a_batch_equals_its_sentences(beta):
+def test_a_batch_gives_the_same_outputs_as_its_sentences_alone(beta):
     model, batch = random_model(30), padded_batch(30, [7, 2, 5, 1, 6])
     settings = {
         **GNMT,
@@ -242,7 +155,7 @@ def test_a_batch_equals_its_sentences(beta):
         assert words(sequence) == words(alone[0])
 
 
-def test_every_way_to_run_gives_the_same_output():
+def test_caches_inputs_and_attention_kernels_do_not_change_the_output():
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     settings = {**GNMT, "length_penalty": 0.6, "num_beams": 4, "max_extra_tokens": 5}
     expected = model.generate(**batch, **settings)
@@ -259,7 +172,6 @@ def test_every_way_to_run_gives_the_same_output():
         "a processor": {**batch, "bad_words_ids": [[29, 29, 29, 29]]},
         "a criterion": {**batch, "max_time": 1000.0},
         "decoder_input_ids": {**batch, "decoder_input_ids": torch.full((3, 1), START)},
-        "eager": batch,
     }
     for name, inputs in ways.items():
         assert torch.equal(model.generate(**inputs, **settings), expected), name
@@ -277,24 +189,23 @@ def test_every_way_to_run_gives_the_same_output():
     ],
     ids=["own search", "transformers' search", "greedy", "sampling"],
 )
-def test_each_row_has_its_own_limit(settings):
+def test_each_sentence_has_its_own_length_limit(settings):
     lengths = [4, 1, 6]
     model, batch = random_model(30), padded_batch(30, lengths)
     model.lm_head = torch.nn.Linear(16, 30)
-    with torch.no_grad():  # the end token is all but impossible, and padding more so
+    with torch.no_grad():  # the end token is almost impossible, padding even more
         model.lm_head.bias[END], model.lm_head.bias[PAD] = -50.0, -99.0
     generated = model.generate(**batch, **settings, max_extra_tokens=3)
     for sequence, length in zip(generated, lengths):
         assert len(words(sequence)) == length + 3 and words(sequence)[-1] == END
-    # A smaller max_length or max_new_tokens holds for all, a larger one for none.
+    # A smaller max_length or max_new_tokens applies to all sentences, a larger one to none.
     assert model.generate(**batch, **settings, max_extra_tokens=3, max_length=5).shape[1] == 5
     assert model.generate(**batch, **settings, max_extra_tokens=3, max_new_tokens=5).shape[1] == 6
     assert model.generate(**batch, **settings, max_extra_tokens=3, max_length=50).shape[1] == 10
 
 
 @pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
-def test_greedy_and_own_search_end_where_they_must():
-    """A limit of 1 leaves the end token alone; one that is forbidden, or does not exist, ends nothing."""
+def test_a_limit_forces_the_end_token_unless_it_is_forbidden_or_missing():
     model, batch = random_model(30), padded_batch(30, [4, 2])
     own = {**batch, **GNMT, "num_beams": 3, "length_penalty": 0.6}
     assert model.generate(**own, max_new_tokens=1).tolist() == [[START, END]] * 2
@@ -306,7 +217,7 @@ def test_greedy_and_own_search_end_where_they_must():
         model.generate(**batch, max_extra_tokens=3, eos_token_id=None)
 
 
-def test_scores_add_up_and_are_sorted():
+def test_scores_follow_from_the_outputs_of_the_steps_and_are_sorted():
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     settings = {
         **GNMT,
@@ -339,7 +250,7 @@ def test_scores_add_up_and_are_sorted():
     assert torch.equal(model.generate(**batch, **settings), generated.sequences)
 
 
-def test_processors_and_criteria_are_heeded():
+def test_logits_processors_and_stopping_criteria_apply():
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     own = {**batch, **GNMT, "num_beams": 4, "length_penalty": 0.6}
 
@@ -361,7 +272,7 @@ def test_processors_and_criteria_are_heeded():
     assert all(len(output) <= 2 for output in outputs)
 
 
-def test_half_precision_is_scored_in_float32():
+def test_a_bfloat16_model_is_scored_in_float32():
     model, batch = random_model(30).to(torch.bfloat16), padded_batch(30, [7, 2, 5])
     generated = model.generate(
         **batch, **GNMT, num_beams=4, max_extra_tokens=4, coverage_penalty=0.2, return_dict_in_generate=True
@@ -370,8 +281,7 @@ def test_half_precision_is_scored_in_float32():
     assert generated.sequences_scores.isfinite().all()
 
 
-def test_decoder_alone():
-    """Prompts are padded on the left, and the output may be as long as the prompt and the extra tokens."""
+def test_a_decoder_only_model_generates_from_prompts_padded_on_the_left():
     model, batch = random_model(30, encoder_layers=0), padded_batch(30, [5, 2])
     batch = {name: values.flip(1) for name, values in batch.items()}
     settings = {**GNMT, "num_beams": 3, "length_penalty": 0.6, "max_extra_tokens": 4}
@@ -390,11 +300,11 @@ def test_decoder_alone():
         **settings,
     )
     assert torch.equal(embedded, together)
-    with pytest.raises(ValueError, match="encoder and decoder"):
+    with pytest.raises(ValueError, match="needs .*an encoder-decoder model"):
         model.generate(**batch, **GNMT, num_beams=3, coverage_penalty=0.2)
 
 
-def test_other_processes_are_kept_company(tmp_path):
+def test_synced_gpus_gives_the_same_output(tmp_path):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
     )
@@ -407,7 +317,7 @@ def test_other_processes_are_kept_company(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_without_settings_it_is_transformers_own_search():
+def test_without_gnmt_transformers_own_search_runs():
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     plain = {**batch, "num_beams": 3, "max_new_tokens": 8, "length_penalty": 0.6}
     own = model.generate(**plain, **GNMT, return_dict_in_generate=True, output_scores=True)
@@ -418,7 +328,7 @@ def test_without_settings_it_is_transformers_own_search():
     assert not torch.allclose(theirs.sequences_scores, own.sequences_scores)
 
 
-def test_settings_survive_saving_and_are_checked(tmp_path):
+def test_settings_survive_saving(tmp_path):
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     config = paper_generation_config(model.config)
     assert (config.num_beams, config.length_penalty, config.max_extra_tokens) == (4, 0.6, 50)
@@ -438,27 +348,29 @@ def test_settings_survive_saving_and_are_checked(tmp_path):
     unpenalised = {"length_penalty_type": None, "coverage_penalty": None, "max_extra_tokens": None}
     assert model.generate(**batch, **unpenalised, max_new_tokens=30, min_new_tokens=30).shape[1] == 31
 
-    for wrong, message in [
-        ({"length_penalty_type": "wu"}, "length_penalty_type='wu'"),
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"length_penalty_type": "wu"}, "length_penalty_type='wu' is unknown: use 'gnmt'"),
         ({"coverage_penalty": -1.0}, "coverage_penalty=-1.0"),
         ({"length_penalty_type": None}, "coverage_penalty=0.2 needs length_penalty_type='gnmt'"),
         ({"max_extra_tokens": 2.5}, "max_extra_tokens=2.5"),
         ({"do_sample": True}, "do_sample"),
         ({"num_beams": 0}, "num_beams=0 must be at least 1"),
         ({"max_extra_token": 3}, "max_extra_token"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            model.generate(**batch, **wrong)
+    ],
+)
+def test_wrong_settings_raise(wrong, message):
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    model.generation_config = paper_generation_config(model.config)
+    model.generation_config.coverage_penalty = 0.2
+    with pytest.raises(ValueError, match=message):
+        model.generate(**batch, **wrong)
+
+
+def test_a_coverage_penalty_needs_attention_weights():
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
-        model.generate(**batch)
-
-
-def test_top_k():
-    torch.manual_seed(0)
-    for width in (1, 5, 63, 64, 1000, 1031):
-        values = torch.randn(3, width)
-        values[1] = float("-inf")
-        found, ids = top_k(values, 8)
-        assert torch.equal(found, values.topk(min(8, width)).values)
-        assert torch.equal(values.gather(1, ids), found)
+        model.generate(**batch, **GNMT, num_beams=4, coverage_penalty=0.2, max_extra_tokens=4)

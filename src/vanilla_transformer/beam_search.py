@@ -1,13 +1,23 @@
-"""The paper's beam search (section 6.1) with the penalties of Wu et al. 2016 (arXiv 1609.08144).
+"""Beam search with the penalties of Wu et al. 2016 (arXiv 1609.08144), which the paper uses (section 6.1).
 
-A hypothesis Y for a source X ranks by s(Y, X) = log P(Y | X) / lp(Y) + cp(X; Y), their equation 14.
+A hypothesis Y for a source X has the score s(Y, X) = log P(Y | X) / lp(Y) + cp(X; Y), their equation 14.
+The search knows no model. It reads log-probabilities, and returns which rows of its batch to continue:
+
+    search = BeamSearch(prompts, limits, beams=4, alpha=0.6, end=torch.tensor([2]))
+    rows = torch.arange(len(prompts))
+    while not search.done:
+        # `rows` says how to reorder a cache; log_probs is (rows, vocabulary)
+        log_probs = next_token_log_probs(search.tokens.flatten(0, 1), rows)
+        rows = search.step(log_probs)
+    best = search.finished[:, 0]
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
-NEVER = float("-inf")  # the log-probability of what cannot be
+IMPOSSIBLE = float("-inf")  # the log-probability of a token or hypothesis that may not occur
 
 
 def length_penalty(length: torch.Tensor | int, alpha: float) -> torch.Tensor | float:
@@ -19,94 +29,116 @@ def coverage_penalty(coverage: torch.Tensor, beta: float) -> torch.Tensor:
     """cp(X; Y) = β Σ_i log(min(Σ_j p_ij, 1)).
 
     Args:
-        coverage: Σ_j p_ij, the attention that each source token got from all target tokens, `(..., source)`;
-            1 where there is padding. A sum that underflows to 0 counts as the smallest normal number.
+        coverage: Σ_j p_ij, the attention that all target tokens paid to each source token, `(..., source)`;
+            1 at padding. A sum that underflows to 0 counts as the smallest normal number.
     """
     return beta * coverage.clamp(torch.finfo(coverage.dtype).tiny, 1).log().sum(-1)
 
 
 class BeamSearch:
-    """The hypotheses for a batch of sentences: fed with log-probabilities step by step, it knows no model.
+    """Searches the best outputs for a batch of sentences, one token per step.
 
-    As in the paper's own code (tensor2tensor), live and finished hypotheses are kept apart. A step takes the
-    best continuations of a sentence's live hypotheses, so many that `beams` can live on when all that may
-    end do. Those that ended are ranked among the finished by s(Y, X); of the others the `beams` most probable
-    live on (they have one length, and may still cover what they have not). At its length limit a hypothesis
-    ends with the end token, at that token's own probability (as in fairseq); only if it cannot, because a
-    processor forbids it or there is no end token, does it count as it stands.
+    Live and finished hypotheses are kept apart, as in the paper's own code (tensor2tensor). A step computes
+    the best continuations of a sentence's live hypotheses. Those that end are ranked among the finished ones
+    by s(Y, X). Of the others, the `beams` most probable stay alive; s(Y, X) does not rank them, because they
+    have equal length and may still cover the rest of the source.
 
-    A sentence is done when no live hypothesis can outrank the `returned` best finished ones: log P only falls
-    as a hypothesis grows and cp is at most 0, so that log P / lp, with the largest lp that lies ahead, is a
-    bound. (A processor that adds to log-probabilities, such as a positive `sequence_bias`, voids it.)
+    A hypothesis that reaches its length limit gets the end token, at that token's own probability (as in
+    fairseq). If a processor forbids the end token, or there is none, the hypothesis finishes as it is.
+
+    A sentence is done when no live hypothesis can outrank its `returned` best finished ones. The bound is
+    log P / lp with the largest lp that lies ahead: log P only falls as a hypothesis grows, and cp is never
+    positive.
+    (A processor that raises log-probabilities, such as a positive `sequence_bias`, breaks this bound.)
 
     Args:
-        settings: with `num_beams`, `num_return_sequences`, the penalties and the special tokens.
-        prompts: what every output begins with, `(sentences * width, length)`. The `width` hypotheses of a
-            sentence are all the same in the first step, so that one is enough.
-        limits: the most tokens that may follow the prompt, `(sentences,)`.
-        coverage: before the first step, `(sentences * width, source)`: 0, and 1 at padding; None without cp.
-        drop_done: take a sentence out of the batch when it is done.
+        prompts: the first tokens of every output, `(sentences * width, length)`. The `width` rows of a
+            sentence are equal, so `width` may be 1.
+        limits: the largest number of tokens after the prompt, `(sentences,)`.
+        beams: live hypotheses per sentence, and finished ones that are kept.
+        returned: finished hypotheses that the caller will read; more of them make the search longer.
+        alpha, beta: α of the length penalty, β of the coverage penalty.
+        end: ids of the end tokens.
+        pad: a token that the search never predicts, unless it is also an end token. It fills finished rows.
+        coverage: before the first step, `(sentences * width, source)`: 0, and 1 at padding. None without cp.
+        stop_early: a sentence is done as soon as it has `beams` finished hypotheses.
+        drop_done: remove a sentence from the batch when it is done.
 
     Attributes:
-        tokens: the live hypotheses `(sentences, width, length)`, whose rows are the model's next batch.
+        tokens: the live hypotheses `(sentences, width, length)`; their rows are the model's next batch.
         scores: their log P(Y | X), `(sentences, width)`.
-        sentences: the number of each sentence that is still in the batch.
-        ranks, finished: s(Y, X) `(sentences, num_beams)`, best first, and tokens of the finished hypotheses.
-        origins, finished_origins: for each token after the prompt the row of the batch that predicted it.
+        sentences: the index of each sentence that is still in the batch.
+        ranks: s(Y, X) of the finished hypotheses, best first, `(all sentences, beams)`.
+        finished: their tokens, `(all sentences, beams, length)`.
+        origins, finished_origins: for each token after the prompt, the row of the batch that predicted it.
+        length: |Y| of the live hypotheses.
+        done: whether all sentences are done.
     """
 
     def __init__(
         self,
-        settings: GenerationConfig,
         prompts: torch.Tensor,
         limits: torch.Tensor,
-        coverage: torch.Tensor | None,
-        drop_done: bool,
+        *,
+        beams: int,
+        alpha: float,
+        beta: float = 0.0,
+        returned: int = 1,
+        end: torch.Tensor | None = None,
+        pad: int | None = None,
+        coverage: torch.Tensor | None = None,
+        stop_early: bool = False,
+        drop_done: bool = True,
     ):
-        self.beams, self.returned = settings.num_beams, settings.num_return_sequences
-        self.alpha, self.beta = settings.length_penalty, settings.coverage_penalty
-        self.stop_early, self.drop_done = settings.early_stopping is True, drop_done
-        end, pad = settings._eos_token_tensor, settings._pad_token_tensor
+        self.beams, self.returned, self.alpha, self.beta = beams, returned, alpha, beta
+        self.stop_early, self.drop_done = stop_early, drop_done
         self.end = prompts.new_empty(0) if end is None else end
-        self.pad = None if pad is None else int(pad)
-        self.pad_may_follow = self.pad is None or self.pad in self.end
+        self.never = None if pad in self.end.tolist() else pad
+        self.filler = pad or 0
         self.limits, self.shortest_limit, longest = limits, int(limits.min()), int(limits.max())
 
-        self.tokens = prompts.unflatten(0, (len(limits), -1))
+        sentences = len(limits)
+        self.tokens = prompts.unflatten(0, (sentences, -1))
         self.origins = self.tokens[..., :0]
-        self.scores = torch.full(self.tokens.shape[:2], NEVER, device=prompts.device)
-        self.scores[:, 0] = 0.0
-        self.coverage = None if coverage is None else coverage.unflatten(0, (len(limits), -1))
-        self.sentences = torch.arange(len(limits), device=prompts.device)
-        self.length = 0  # |Y| of the live hypotheses
+        self.scores = torch.full(self.tokens.shape[:2], IMPOSSIBLE, device=prompts.device)
+        self.scores[:, 0] = 0.0  # the first step continues one of a sentence's equal rows
+        self.coverage = None if coverage is None else coverage.unflatten(0, (sentences, -1))
+        self.sentences = torch.arange(sentences, device=prompts.device)
+        self.length = 0
         self.done = False
 
-        self.ranks = torch.full((len(limits), self.beams), NEVER, device=prompts.device)
+        self.ranks = torch.full((sentences, beams), IMPOSSIBLE, device=prompts.device)
         self.finished = nn.functional.pad(
-            self.tokens[:, :1].expand(-1, self.beams, -1), (0, longest), value=self.pad or 0
+            self.tokens[:, :1].expand(-1, beams, -1), (0, longest), value=self.filler
         )
-        self.finished_origins = prompts.new_full((len(limits), self.beams, longest), -1)
+        self.finished_origins = prompts.new_full((sentences, beams, longest), -1)
 
-    def step(self, log_probs, attention=None, criteria=None) -> torch.Tensor:
-        """Adds a token to every hypothesis.
+    def step(
+        self,
+        log_probs: torch.Tensor,
+        attention: torch.Tensor | None = None,
+        criteria: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Adds one token to every live hypothesis.
 
         Args:
-            log_probs: of the next token, `(sentences * width, vocabulary)`.
-            attention: which that token paid to the source, `(sentences * width, source)`.
-            criteria: a function from tokens `(rows, length)` to whether they end there, `(rows,)`.
+            log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place.
+            attention: of the next token to the source, `(sentences * width, source)`; needed with coverage.
+            criteria: a function of tokens `(rows, length)` that returns which rows end there, `(rows,)`.
 
         Returns:
-            for each row of the next batch the row of this one that it continues.
+            for each row of the next batch, the row of this batch that it continues.
         """
         batch, width, _ = self.tokens.shape
         self.length += 1
         at_limit = self.limits == self.length  # (batch,)
-        if not self.pad_may_follow:
-            log_probs[:, self.pad] = NEVER
+        if self.never is not None:
+            log_probs[:, self.never] = IMPOSSIBLE
         if self.length >= self.shortest_limit and len(self.end):
-            can_end = (log_probs[:, self.end] > NEVER).any(1)
-            log_probs = leave_only(self.end, log_probs, at_limit.repeat_interleave(width) & can_end)
+            can_end = (log_probs[:, self.end] > IMPOSSIBLE).any(1)
+            log_probs = allow_only(self.end, log_probs, at_limit.repeat_interleave(width) & can_end)
 
+        # Enough candidates that `beams` hypotheses live on, even if all of them end with every end token.
         count = self.beams * (1 + max(1, len(self.end)))
         gains, next_tokens = top_k(log_probs, count)  # (batch * width, count)
         scores = (self.scores[..., None] + gains.unflatten(0, (batch, width))).flatten(1)
@@ -122,59 +154,62 @@ class BeamSearch:
             ended |= criteria(tokens.flatten(0, 1)).view_as(ended)
         ranks = scores / length_penalty(self.length, self.alpha)
         if self.coverage is not None:
+            assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
             ranks = ranks + coverage_penalty(self.coverage, self.beta)
         if ended.any():
-            self._finish(ranks.masked_fill(~ended, NEVER), tokens, origins)
+            self._finish(ranks.masked_fill(~ended, IMPOSSIBLE), tokens, origins)
 
-        self.scores, kept = scores.masked_fill(ended, NEVER).topk(min(self.beams, scores.shape[1]))
-        self.tokens, self.origins, rows = (
-            gather_rows(tokens, kept),
-            gather_rows(origins, kept),
-            rows.gather(1, kept),
-        )
+        self.scores, kept = scores.masked_fill(ended, IMPOSSIBLE).topk(min(self.beams, scores.shape[1]))
+        self.tokens, self.origins = gather_rows(tokens, kept), gather_rows(origins, kept)
         if self.coverage is not None:
             self.coverage = gather_rows(self.coverage, kept)
-        return self._leave_out_done(rows)
+        return self._drop_done(rows.gather(1, kept))
 
-    def _finish(self, ranks, tokens, origins):
+    def _finish(self, ranks: torch.Tensor, tokens: torch.Tensor, origins: torch.Tensor) -> None:
         """Ranks candidates, `(batch, candidates)` and their tokens, among the finished hypotheses."""
         batch, unused = self.sentences, self.finished.shape[-1] - tokens.shape[-1]
-        tokens = nn.functional.pad(tokens, (0, unused), value=self.pad or 0)
+        tokens = nn.functional.pad(tokens, (0, unused), value=self.filler)
         origins = nn.functional.pad(origins, (0, unused), value=-1)
         ranks = torch.cat([self.ranks[batch], ranks], dim=1)
-        ranks, kept = ranks.sort(dim=1, descending=True, stable=True)  # an empty place stays empty
+        # Empty slots and candidates that did not end are all -inf: a stable sort keeps the empty slots.
+        ranks, kept = ranks.sort(dim=1, descending=True, stable=True)
         self.ranks[batch], kept = ranks[:, : self.beams], kept[:, : self.beams]
         self.finished[batch] = gather_rows(torch.cat([self.finished[batch], tokens], dim=1), kept)
         self.finished_origins[batch] = gather_rows(
             torch.cat([self.finished_origins[batch], origins], dim=1), kept
         )
 
-    def _leave_out_done(self, rows):
+    def _drop_done(self, rows: torch.Tensor) -> torch.Tensor:
+        """Finds the sentences that are done and returns the flat rows of the next batch."""
         longest = self.limits if self.alpha > 0 else self.length + 1
         bound = self.scores[:, 0] / length_penalty(longest, self.alpha)
-        going = bound > self.ranks[self.sentences, self.returned - 1]
+        active = bound > self.ranks[self.sentences, self.returned - 1]
         if self.stop_early:
-            going &= self.ranks[self.sentences, -1] == NEVER
-        still_going = int(going.sum())
-        self.done = still_going == 0
-        if still_going in (0, len(going)):
+            active &= self.ranks[self.sentences, -1] == IMPOSSIBLE
+        still_active = int(active.sum())
+        self.done = still_active == 0
+        if still_active in (0, len(active)):
             return rows.flatten()
         if not self.drop_done:
-            self.scores = self.scores.masked_fill(~going[:, None], NEVER)
+            self.scores = self.scores.masked_fill(~active[:, None], IMPOSSIBLE)
             return rows.flatten()
-        self.tokens, self.origins, self.scores = self.tokens[going], self.origins[going], self.scores[going]
-        self.sentences, self.limits = self.sentences[going], self.limits[going]
+        self.tokens, self.origins, self.scores = (
+            self.tokens[active],
+            self.origins[active],
+            self.scores[active],
+        )
+        self.sentences, self.limits = self.sentences[active], self.limits[active]
         if self.coverage is not None:
-            self.coverage = self.coverage[going]
-        return rows[going].flatten()
+            self.coverage = self.coverage[active]
+        return rows[active].flatten()
 
 
-def leave_only(ids: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Scores `(rows, vocabulary)` where, in the rows marked `(rows,)`, all other ids are impossible."""
+def allow_only(ids: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Returns scores `(rows, vocabulary)` that forbid all other ids in the rows marked `(rows,)`."""
     others = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
     others[ids] = False
-    return scores.masked_fill(rows[:, None] & others, NEVER)
+    return scores.masked_fill(rows[:, None] & others, IMPOSSIBLE)
 
 
 def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -183,18 +218,18 @@ def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def top_k(values: torch.Tensor, count: int, block: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """`values.topk(count)` of a matrix with wide rows, up to four times as fast.
+    """`values.topk(count)` of a matrix, up to four times as fast where its rows are wide.
 
-    The `count` largest values lie in the `count` blocks with the largest maxima: only these are sorted.
+    The `count` largest values lie in the `count` blocks with the largest maxima: only these are searched.
     """
     blocks = values.shape[1] // block
     if blocks < 2 * count:
         return values.topk(min(count, values.shape[1]))
     blocked = values[:, : blocks * block].unflatten(1, (blocks, block))
     best = blocked.amax(-1).topk(count).indices  # (rows, count)
-    places = torch.arange(block, device=values.device)
-    ids = (best[..., None] * block + places).flatten(1)
+    offsets = torch.arange(block, device=values.device)
+    ids = (best[..., None] * block + offsets).flatten(1)
     rest = torch.arange(blocks * block, values.shape[1], device=values.device)
-    ids = torch.cat([ids, rest.expand(len(values), -1)], dim=1)
-    top, place = values.gather(1, ids).topk(count)
-    return top, ids.gather(1, place)
+    ids = torch.cat([ids, rest.expand(len(values), -1)], dim=1)  # (rows, count * block + rest)
+    top, index = values.gather(1, ids).topk(count)
+    return top, ids.gather(1, index)

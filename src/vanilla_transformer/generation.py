@@ -1,4 +1,6 @@
-"""`generate` with the paper's decoding (section 6.1): beam search and a length limit for each sentence."""
+"""`generate` with the paper's decoding (section 6.1): beam search, and a length limit for each sentence."""
+
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedConfig
@@ -7,17 +9,20 @@ from transformers.generation import (
     EosTokenCriteria,
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
+    LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
 )
+from transformers.utils import ModelOutput
 
-from .beam_search import BeamSearch, leave_only
+from .beam_search import BeamSearch, allow_only
 
-SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")  # what GenerationConfig gains
+SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
+Settings = Any  # a GenerationConfig that also has SETTINGS, which its class does not declare
 
 
 def paper_generation_config(config: PreTrainedConfig) -> GenerationConfig:
-    """Section 6.1 for models of this configuration: beam 4, α 0.6, output at most input + 50 tokens."""
+    """Section 6.1 for models of this configuration: 4 beams, α = 0.6, at most input + 50 tokens."""
     return GenerationConfig(
         num_beams=4,
         length_penalty_type="gnmt",
@@ -31,78 +36,67 @@ def paper_generation_config(config: PreTrainedConfig) -> GenerationConfig:
     )
 
 
-class EndAtLimit(LogitsProcessor):
-    """Leaves a row nothing but the end token when only one token more is allowed.
-
-    Args:
-        lengths: the longest that rows may become, prompt included, `(rows,)`, or `(1,)` for all of them.
-        end: ids of the end tokens.
-    """
-
-    def __init__(self, lengths: torch.Tensor, end: torch.Tensor):
-        self.lengths, self.shortest, self.end = lengths, int(lengths.min()), end
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        length = input_ids.shape[1] + 1
-        if length < self.shortest:
-            return scores
-        # The limit holds even where another processor forbids the end: at worst it is very improbable.
-        possible = scores[:, self.end].clamp(min=torch.finfo(scores.dtype).min)
-        return leave_only(self.end, scores.index_copy(1, self.end, possible), length >= self.lengths)
-
-
 class PaperGenerationMixin(GenerationMixin):
-    """`generate` with the paper's decoding where its settings ask for it, and transformers' own elsewhere.
+    """`generate` with three more settings, which are entries of `GenerationConfig` or arguments:
 
-    The settings are entries of a `GenerationConfig` or arguments of `generate`, like all others there:
-
-    - `length_penalty_type="gnmt"` makes `num_beams > 1` the beam search of this file, with `length_penalty`
-      as α. `early_stopping=True` means what it means in transformers.
-    - `coverage_penalty` is β (0.2 in Wu et al.). p_ij is the cross-attention of the last decoder layer, mean
-      over its heads; only "eager" attention returns it.
-    - `max_extra_tokens`: the output may have so many tokens more than the input, end tokens included, in each
-      row of a batch by its own real tokens. It holds for greedy search and sampling, too.
+    - `length_penalty_type="gnmt"`: with `num_beams > 1`, search with `BeamSearch`; `length_penalty` is its α.
+      `early_stopping=True` means the same as in transformers. Otherwise transformers' own methods run.
+    - `coverage_penalty`: β (0.2 in Wu et al.). p_ij is the cross-attention of the last decoder layer, the
+      mean over its heads. Only "eager" attention returns it.
+    - `max_extra_tokens`: an output has at most this many tokens more than its input, counting end tokens and
+      ignoring padding. This limit also applies to greedy search and sampling.
     """
 
-    def _prepare_generation_config(self, generation_config, **kwargs):
-        given = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
+    config: Any
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict]:
+        arguments = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name in SETTINGS:
-            setattr(generation_config, name, given.get(name, getattr(generation_config, name, None)))
+            setattr(generation_config, name, arguments.get(name, getattr(generation_config, name, None)))
         self._check_settings(generation_config)
         return generation_config, model_kwargs
 
-    def _check_settings(self, settings: GenerationConfig):
+    def _check_settings(self, settings: Settings) -> None:
         kind, beta, extra = (getattr(settings, name) for name in SETTINGS)
         if kind not in (None, "gnmt"):
-            raise ValueError(f"length_penalty_type={kind!r}: there are 'gnmt' and None, transformers' own")
+            raise ValueError(
+                f"length_penalty_type={kind!r} is unknown: use 'gnmt', or None for transformers' own penalty"
+            )
         if not settings.num_beams >= 1:
             raise ValueError(f"num_beams={settings.num_beams} must be at least 1")
         if uses_own_search(settings) and settings.do_sample:
             raise ValueError(
-                "length_penalty_type='gnmt' draws no samples; with do_sample=True set num_beams=1 or "
+                "length_penalty_type='gnmt' cannot sample: for do_sample=True, set num_beams=1 or "
                 "length_penalty_type=None"
             )
         if beta is not None and not (isinstance(beta, (int, float)) and beta >= 0):
-            raise ValueError(f"coverage_penalty={beta!r} must be a number and not negative")
+            raise ValueError(f"coverage_penalty={beta!r} must be a number that is not negative")
         if beta and not (uses_own_search(settings) and self.config.is_encoder_decoder):
             raise ValueError(
                 f"coverage_penalty={beta} needs length_penalty_type='gnmt' (here {kind!r}), num_beams > 1 "
-                f"(here {settings.num_beams}) and encoder and decoder (here {type(self).__name__})"
+                f"(here {settings.num_beams}) and an encoder-decoder model (here {type(self).__name__})"
             )
         if extra is not None and not (isinstance(extra, int) and extra >= 0):
-            raise ValueError(f"max_extra_tokens={extra!r} must be a whole number and not negative")
+            raise ValueError(f"max_extra_tokens={extra!r} must be a whole number that is not negative")
 
     def _prepare_generated_length(
-        self, generation_config, has_default_max_length, inputs_tensor, input_ids_length, **kwargs
-    ):
-        """With `max_extra_tokens` the longest limit of the batch becomes or lowers `max_length`."""
+        self,
+        generation_config: Settings,
+        has_default_max_length: bool,
+        inputs_tensor: torch.Tensor,
+        input_ids_length: int,
+        **kwargs: Any,
+    ) -> GenerationConfig:
+        """Lowers `max_length` to the longest limit of the batch, which also replaces the default of 20."""
         extra, max_new_tokens = generation_config.max_extra_tokens, generation_config.max_new_tokens
-        overruled = extra is not None and max_new_tokens is not None
+        # If False, transformers warns that max_new_tokens overrides the max_length of the model's settings.
+        keep_quiet = extra is not None and max_new_tokens is not None
         generation_config = super()._prepare_generated_length(
             generation_config=generation_config,
-            # False would make transformers warn that max_new_tokens overrules the model's own max_length.
-            has_default_max_length=has_default_max_length or overruled,
+            has_default_max_length=has_default_max_length or keep_quiet,
             inputs_tensor=inputs_tensor,
             input_ids_length=input_ids_length,
             **kwargs,
@@ -110,7 +104,7 @@ class PaperGenerationMixin(GenerationMixin):
         if extra is None:
             return generation_config
         longest = input_ids_length + max(1, inputs_tensor.shape[1] + extra)
-        if has_default_max_length and max_new_tokens is None:  # in place of transformers' 20 tokens
+        if has_default_max_length and max_new_tokens is None:
             generation_config.max_length = min(longest, self.config.max_position_embeddings)
             generation_config.max_new_tokens = generation_config.max_length - input_ids_length
         generation_config.max_length = min(generation_config.max_length, longest)
@@ -118,16 +112,18 @@ class PaperGenerationMixin(GenerationMixin):
 
     def _get_logits_processor(
         self,
-        generation_config,
-        input_ids_seq_length=None,
-        encoder_input_ids=None,
-        model_kwargs=None,
-        **kwargs,
-    ):
+        generation_config: Settings,
+        input_ids_seq_length: int | None = None,
+        encoder_input_ids: torch.Tensor | None = None,
+        *args: Any,
+        model_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LogitsProcessorList:
         processors = super()._get_logits_processor(
-            generation_config=generation_config,
-            input_ids_seq_length=input_ids_seq_length,
-            encoder_input_ids=encoder_input_ids,
+            generation_config,
+            input_ids_seq_length,
+            encoder_input_ids,
+            *args,
             model_kwargs=model_kwargs,
             **kwargs,
         )
@@ -141,81 +137,65 @@ class PaperGenerationMixin(GenerationMixin):
 
     def _beam_search(
         self,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus=False,
-        **model_kwargs,
-    ):
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: Settings,
+        synced_gpus: bool = False,
+        **model_kwargs: Any,
+    ) -> ModelOutput | torch.Tensor:
         """Takes and returns what transformers' beam search does; `sequences_scores` are s(Y, X)."""
-        if not uses_own_search(generation_config):
+        settings, encoder_decoder = generation_config, self.config.is_encoder_decoder
+        if not uses_own_search(settings):
             return super()._beam_search(
-                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, **model_kwargs
+                input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )
-        # Some need `num_beams` rows per sentence at every step: the caller (a dict of outputs, a cache of
-        # theirs), processors that know rows by number, a cache of fixed size, other processes in step with
-        # this one. For all others the batch starts with one row per sentence and loses sentences when done.
-        cache = model_kwargs.get("past_key_values")
-        whole_batch = (
-            generation_config.return_dict_in_generate
-            or len(logits_processor) > 0
-            or synced_gpus
-            or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
-        )
-        beams = generation_config.num_beams
-        width = beams if whole_batch else 1
-        if not whole_batch:  # `generate` has repeated each sentence `beams` times
-            first_rows = torch.arange(0, len(input_ids), beams, device=input_ids.device)
+        keep_rows = needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs)
+        if not keep_rows:  # `generate` has repeated each sentence num_beams times
+            first_rows = torch.arange(0, len(input_ids), settings.num_beams, device=input_ids.device)
             input_ids, model_kwargs = input_ids[first_rows], select_rows(model_kwargs, first_rows)
-
-        limits = input_ids.new_full(input_ids.shape[:1], stopping_criteria.max_length - input_ids.shape[1])
-        if generation_config.max_extra_tokens is not None:
-            own = output_limits(generation_config.max_extra_tokens, input_ids, model_kwargs)
-            limits = limits.minimum(own)
-        coverage = None
-        if generation_config.coverage_penalty:
+        if settings.coverage_penalty:
             model_kwargs["output_attentions"] = True
-            memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
-            coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
-        search = BeamSearch(generation_config, input_ids, limits[::width], coverage, not whole_batch)
+        longest = stopping_criteria.max_length - input_ids.shape[1]
+        search = start_search(settings, input_ids, longest, keep_rows, model_kwargs)
+
         other_criteria = StoppingCriteriaList(
             criterion
             for criterion in stopping_criteria
             if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
         )
-        steps = dict.fromkeys(step_outputs(generation_config, self.config.is_encoder_decoder), ())
+        steps = dict.fromkeys(step_outputs(settings, encoder_decoder), ())
 
-        def stopped(tokens):
+        def stopped(tokens: torch.Tensor) -> torch.Tensor:
             return other_criteria(tokens, steps.get("scores"))
 
         outputs = self._prefill(
-            input_ids, generation_config, model_kwargs, is_first_iteration=not generation_config.is_assistant
+            input_ids, settings, model_kwargs, is_first_iteration=not settings.is_assistant
         )
         while self._has_unfinished_sequences(search.done, synced_gpus, device=input_ids.device):
-            live = search.tokens.flatten(0, 1)
+            live = search.tokens.flatten(0, 1)  # (rows, length)
             if search.length:
                 inputs = self.prepare_inputs_for_generation(
                     live, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
                 )
                 outputs = self(**inputs, return_dict=True)
             model_kwargs = self._update_model_kwargs_for_generation(
-                outputs, model_kwargs, is_encoder_decoder=self.config.is_encoder_decoder
+                outputs, model_kwargs, is_encoder_decoder=encoder_decoder
             )
             if search.done:
-                continue  # the other processes are not, and need this one's forward passes
+                continue  # other processes still generate, and need the forward passes of this one
             logits = outputs.logits[:, -1].float()  # (rows, vocabulary)
             log_probs = logits_processor(live, logits.log_softmax(-1))
             available = {**outputs, "logits": logits, "scores": log_probs}
             steps = {name: (*earlier, available[name]) for name, earlier in steps.items()}
 
             layout = search.tokens.shape[:2]
-            attention = None if coverage is None else self._source_attention(outputs)
+            attention = self._source_attention(outputs) if settings.coverage_penalty else None
             rows = search.step(log_probs, attention, stopped if other_criteria else None)
             if search.tokens.shape[:2] != layout:
                 model_kwargs = select_rows(model_kwargs, rows)
             elif (cache := model_kwargs.get("past_key_values")) is not None:
-                # A row is replaced by one of the same sentence: what comes from the source stays.
+                # A row is replaced by one of the same sentence, whose cross-attention cache is equal.
                 is_pair = isinstance(cache, EncoderDecoderCache)
                 (cache.self_attention_cache if is_pair else cache).reorder_cache(rows)
 
@@ -223,7 +203,7 @@ class PaperGenerationMixin(GenerationMixin):
         origins = origins[:, : int((origins >= 0).sum(-1).max())]
         sequences = search.finished[:, : search.returned].flatten(0, 1)
         sequences = sequences[:, : input_ids.shape[1] + origins.shape[1]]
-        if not generation_config.return_dict_in_generate:
+        if not settings.return_dict_in_generate:
             return sequences
         result = {
             "sequences": sequences,
@@ -232,45 +212,109 @@ class PaperGenerationMixin(GenerationMixin):
             "past_key_values": model_kwargs.get("past_key_values"),
             **steps,
         }
-        if not self.config.is_encoder_decoder:
+        if not encoder_decoder:
             return GenerateBeamDecoderOnlyOutput(**result)
         encoded = model_kwargs["encoder_outputs"]
-        if generation_config.output_attentions:
+        if settings.output_attentions:
             result["encoder_attentions"] = encoded.get("attentions")
-        if generation_config.output_hidden_states:
+        if settings.output_hidden_states:
             result["encoder_hidden_states"] = encoded.get("hidden_states")
         return GenerateBeamEncoderDecoderOutput(**result)
 
-    def _source_attention(self, outputs) -> torch.Tensor:
-        """p_ij of every target token j so far in this pass, summed, `(rows, source)`."""
+    def _source_attention(self, outputs: ModelOutput) -> torch.Tensor:
+        """Σ_j p_ij over the target tokens j of this forward pass, `(rows, source)`."""
         weights = outputs.cross_attentions[-1] if outputs.cross_attentions else None
         if weights is None:
             raise ValueError(
-                "coverage_penalty needs attention weights, but attention by "
-                f"{self.config._attn_implementation!r} returns none; call "
-                "model.set_attn_implementation('eager') first"
+                f"coverage_penalty needs attention weights, which {self.config._attn_implementation!r} "
+                "attention does not return; call model.set_attn_implementation('eager') first"
             )
         return weights.float().mean(1).sum(1)  # (rows, heads, target, source) over heads and target
 
 
-def uses_own_search(settings: GenerationConfig) -> bool:
+class EndAtLimit(LogitsProcessor):
+    """Allows only the end token where a row has room for one more token.
+
+    Args:
+        lengths: the maximal length of each row, prompt included, `(rows,)`, or `(1,)` for all rows.
+        end: ids of the end tokens.
+    """
+
+    def __init__(self, lengths: torch.Tensor, end: torch.Tensor):
+        self.lengths, self.shortest, self.end = lengths, int(lengths.min()), end
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        length = input_ids.shape[1] + 1
+        if length < self.shortest:
+            return scores
+        # The limit holds even where another processor forbids the end token: it becomes just possible.
+        possible = scores[:, self.end].clamp(min=torch.finfo(scores.dtype).min)
+        return allow_only(self.end, scores.index_copy(1, self.end, possible), length >= self.lengths)
+
+
+def uses_own_search(settings: Settings) -> bool:
     return settings.length_penalty_type == "gnmt" and settings.num_beams > 1
 
 
-def output_limits(extra: int, prompt: torch.Tensor, model_kwargs: dict) -> torch.Tensor:
-    """The input's real tokens and `extra` more, at least 1: `(rows,)`, or `(1,)` if all rows are equal."""
+def needs_all_rows(
+    settings: Settings, processors: LogitsProcessorList, synced_gpus: bool, model_kwargs: dict[str, Any]
+) -> bool:
+    """Whether every step needs `num_beams` rows for each sentence.
+
+    The caller needs them (outputs of each step, a cache of theirs), and so do processors that look at row
+    numbers, a cache of fixed size, and processes that run in step. All others run faster on a batch that
+    starts with one row for each sentence and drops sentences that are done.
+    """
+    cache = model_kwargs.get("past_key_values")
+    return (
+        settings.return_dict_in_generate
+        or len(processors) > 0
+        or synced_gpus
+        or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
+    )
+
+
+def start_search(
+    settings: Settings, prompts: torch.Tensor, longest: int, keep_rows: bool, model_kwargs: dict[str, Any]
+) -> BeamSearch:
+    """The search before its first step, for outputs of at most `longest` tokens after the prompt."""
+    limits = prompts.new_full(prompts.shape[:1], longest)
+    if settings.max_extra_tokens is not None:
+        limits = limits.minimum(output_limits(settings.max_extra_tokens, prompts, model_kwargs))
+    coverage = None
+    if settings.coverage_penalty:
+        memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
+        coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
+    pad = settings._pad_token_tensor
+    return BeamSearch(
+        prompts,
+        limits[:: settings.num_beams if keep_rows else 1],
+        beams=settings.num_beams,
+        returned=settings.num_return_sequences,
+        alpha=settings.length_penalty,
+        beta=settings.coverage_penalty or 0.0,
+        end=settings._eos_token_tensor,
+        pad=None if pad is None else int(pad),
+        coverage=coverage,
+        stop_early=settings.early_stopping is True,
+        drop_done=not keep_rows,
+    )
+
+
+def output_limits(extra: int, prompts: torch.Tensor, model_kwargs: dict[str, Any]) -> torch.Tensor:
+    """The input's real tokens + `extra`, at least 1: `(rows,)`, or `(1,)` if all rows are equal."""
     if (mask := model_kwargs.get("attention_mask")) is not None:
         lengths = mask.sum(-1)
     else:
-        source = model_kwargs.get("inputs_embeds", prompt)
+        source = model_kwargs.get("inputs_embeds", prompts)
         if "encoder_outputs" in model_kwargs:
             source = model_kwargs["encoder_outputs"][0]
-        lengths = torch.tensor([source.shape[1]], device=prompt.device)
+        lengths = torch.tensor([source.shape[1]], device=prompts.device)
     return (lengths + extra).clamp(min=1)
 
 
-def step_outputs(settings: GenerationConfig, is_encoder_decoder: bool) -> list[str]:
-    """Names of the outputs of every step that the caller asks for."""
+def step_outputs(settings: Settings, is_encoder_decoder: bool) -> list[str]:
+    """The names of the outputs that the caller wants of every step."""
     prefix = "decoder_" if is_encoder_decoder else ""
     wanted = {
         "scores": settings.output_scores,
@@ -282,10 +326,10 @@ def step_outputs(settings: GenerationConfig, is_encoder_decoder: bool) -> list[s
     return [name for name, is_wanted in wanted.items() if is_wanted and settings.return_dict_in_generate]
 
 
-def select_rows(model_kwargs: dict, rows: torch.Tensor) -> dict:
-    """The model's inputs for these rows of the batch, however often each; the cache changes in place."""
+def select_rows(model_kwargs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The model's inputs for these rows of the batch, which may repeat; the cache changes in place."""
 
-    def select(value):
+    def select(value: Any) -> Any:
         return value.index_select(0, rows) if isinstance(value, torch.Tensor) else value
 
     if model_kwargs.get("past_key_values") is not None:

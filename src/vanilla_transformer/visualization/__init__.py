@@ -1,1 +1,1 @@
-"""Pictures of a model and of its training."""
+"""Plots of attention and of training curves."""

@@ -1,11 +1,17 @@
-"""A training run's curves, from the Trainer's `log_history`."""
+"""The curves of a training run, from the Trainer's `log_history`."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..extras import extra
 
-BLUE, ORANGE = "#1f4e79", "#d95f02"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+BLUE, ORANGE = "#1f4e79", "#d95f02"
 
 QUALITY = {
     "eval_bleu": "BLEU",
@@ -15,10 +21,10 @@ QUALITY = {
 }
 
 
-def plot_training_curves(log_history: list[dict], path: str | Path):
-    """Training and validation loss, and beside them the measure of quality, where there was one.
+def plot_training_curves(log_history: list[dict], path: str | Path) -> None:
+    """Draw training and validation loss, and the first metric of `QUALITY` that was logged.
 
-    The training loss is smoothed by labels (section 5.4), the validation loss is not: they do not compare.
+    Label smoothing (section 5.4) raises the training loss only, so the two losses do not compare.
     """
     measured = [key for key in QUALITY if any(key in entry for entry in log_history)][:1]
     figure, axes = _figure(panels=1 + len(measured))
@@ -32,26 +38,26 @@ def plot_training_curves(log_history: list[dict], path: str | Path):
     figure.savefig(path)
 
 
-def plot_learning_rate(log_history: list[dict], path: str | Path):
-    """The learning rate of each logged update."""
+def plot_learning_rate(log_history: list[dict], path: str | Path) -> None:
+    """Draw the learning rate of each logged update."""
     figure, (axes,) = _figure(panels=1)
     axes.plot(*_series(log_history, "learning_rate"), color=BLUE)
     axes.set(xlabel="update", ylabel="learning rate", title="Learning rate", ylim=(0, None))
     figure.savefig(path)
 
 
-def _series(log_history, name) -> tuple[list, list]:
+def _series(log_history: list[dict], name: str) -> tuple[list, list]:
     points = {entry["step"]: entry[name] for entry in log_history if name in entry}
     return list(points), list(points.values())
 
 
-def _figure(panels):
-    # Not pyplot: it would choose a display, and keep every figure alive.
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    # not pyplot, which chooses a display and keeps every figure
     with extra("plot"):
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for panel in axes:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)

@@ -28,8 +28,6 @@ def load_script(path: str) -> ModuleType:
 def parse_recipe(name: str, *words: object) -> tuple:
     """Return the settings of recipes/<name>.py for these words of the command line."""
     recipe = load_script(f"recipes/{name}.py")
-    if hasattr(recipe, "settings"):  # until every recipe has SETTINGS
-        return recipe.settings([str(word) for word in words])
     with contextlib.chdir(ROOT):
         return parse(
             *recipe.SETTINGS, argv=[str(word) for word in words], defaults=getattr(recipe, "DEFAULTS", None)

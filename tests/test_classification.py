@@ -2,27 +2,21 @@
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_recipe
 from datasets import ClassLabel, Dataset, Features, Value
 from torch.nn import functional as F
-from transformers import EvalPrediction, pipeline
+from transformers import EvalPrediction
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerForSequenceClassification,
     VanillaTransformerTokenizer,
-    VanillaTransformerVisionConfig,
 )
-from vanilla_transformer.corpora import load_corpus
 from vanilla_transformer.tasks.labels import (
     class_ids,
     class_names,
@@ -30,7 +24,6 @@ from vanilla_transformer.tasks.labels import (
     class_weights,
     classification_loss,
     classification_metrics,
-    mix_outputs,
 )
 from vanilla_transformer.tasks.settings import InputError
 from vanilla_transformer.tasks.text_classification import (
@@ -39,9 +32,6 @@ from vanilla_transformer.tasks.text_classification import (
     load_splits,
 )
 
-ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes" / "text_classification").glob("*.yaml"))
-QUICKSTART = "recipes/text_classification/quickstart.yaml"
 GOOD = ["a wonderful film", "warm and funny", "I liked it", "a joy to watch", "great fun for all"]
 BAD = ["a dull film", "cold and sad", "I hated it", "a pain to watch", "no fun at all"]
 
@@ -244,27 +234,6 @@ def test_weights_make_classes_count_alike():
     assert loss.item() == pytest.approx(np.log(4))
 
 
-def test_mixing_keeps_outputs_and_labels_together():
-    labels = torch.tensor([0, 1, 2, -100, 1])
-    logits = F.one_hot(labels.clamp(min=0), 3) * 7.0
-    logits[3] = 0
-    mixed, shares = mix_outputs(logits, labels, alpha=1.0)
-    torch.testing.assert_close(mixed, 7 * shares)
-    assert shares.min() >= 0 and shares.sum(-1).max() <= 1 + 1e-6
-
-
-def test_only_training_mixes():
-    logits, labels = random_batch()
-    plain, mixing = classification_loss(), classification_loss(mixup=1.0)
-    with torch.no_grad():
-        assert mixing({"logits": logits}, labels) == plain({"logits": logits}, labels)
-    assert mixing({"logits": logits}, labels) != plain({"logits": logits}, labels)
-    alike = {"logits": logits[:1].expand(6, 3)}
-    torch.testing.assert_close(mixing(alike, labels[:1].expand(6)), plain(alike, labels[:1].expand(6)))
-    half = mixing(alike, labels[:1].expand(6), num_items_in_batch=12)
-    torch.testing.assert_close(half, plain(alike, labels[:1].expand(6)) / 2)
-
-
 # The scores
 
 
@@ -385,167 +354,3 @@ def test_word_dropout_of_all_words_is_refused():
         VanillaTransformerConfig(word_dropout=1.0)
     with pytest.raises(Exception, match="pair_rows=-1"):
         VanillaTransformerConfig(pair_rows=-1)
-
-
-# The recipe
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    return load_recipe("text_classification")
-
-
-SMALL = {
-    **{"vocab_size": 300, "max_steps": 2, "max_source_tokens": 500, "use_cpu": True},
-    **{"model.hidden_size": 16, "model.intermediate_size": 32, "model.num_attention_heads": 2},
-    **{"model.encoder_layers": 1, "eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1},
-    **{"save_strategy": "steps", "save_steps": 1},
-}
-
-
-def run(recipe, monkeypatch, *words, **settings):
-    monkeypatch.chdir(ROOT)
-    flags = [f"--{name}={value}" for name, value in {**SMALL, **settings}.items()]
-    monkeypatch.setattr(sys, "argv", ["recipes/text_classification.py", *map(str, words), *flags])
-    recipe.main()
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_parses(path, recipe):
-    model, data, _, args = recipe.settings([str(path), "--bf16", "false"])  # refused where there is no GPU
-    assert args.output_dir == f"outputs/{'text_classification_' * (path.stem == 'quickstart')}{path.stem}"
-    config = VanillaTransformerConfig.from_preset(model.pop("preset", "base"), **model)
-    assert data.max_length <= config.max_position_embeddings
-
-
-def test_quickstart_from_data_to_pipeline(recipe, monkeypatch, tmp_path, capsys):
-    folder = tmp_path / "model"
-    few = dict(
-        max_train_samples=9000, max_validation_samples=30, max_test_samples=20, max_tokenizer_samples=99
-    )
-    run(recipe, monkeypatch, QUICKSTART, **few, average_checkpoints=2, save_total_limit=2, output_dir=folder)
-
-    results = json.loads((folder / "results.json").read_text())
-    assert results["updates"] == 2
-    assert 0 <= results["test_accuracy"] <= 1 and results["validation_loss"] > 0
-    assert "test_perplexity" not in results
-    report = json.loads((folder / "classes.json").read_text())
-    corpus = load_corpus("bible_en_es")["test"]
-    assert list(report["classes"]) == corpus.features["part"].names
-    assert sum(row["examples"] for row in report["classes"].values()) == 20
-
-    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    assert [line["en"] for line in lines] == corpus["en"][:20]
-    classify = pipeline("text-classification", model=str(folder))
-    got = classify([line["en"] for line in lines], truncation=True)
-    assert [out["label"] for out in got] == [line["predicted"] for line in lines]
-    assert [out["score"] for out in got] == pytest.approx([line["score"] for line in lines], abs=1e-3)
-    right = np.mean([line["label"] == line["predicted"] for line in lines])
-    assert right == pytest.approx(results["test_accuracy"])
-
-    card = (folder / "README.md").read_text()
-    assert "text-classification" in card and "accuracy" in card
-    assert f'pipeline("text-classification", model="{folder}")' in capsys.readouterr().out
-    go_on = {"max_steps": 3, "resume_from_checkpoint": "true"}
-    run(recipe, monkeypatch, QUICKSTART, **few, **go_on, output_dir=folder)
-    assert json.loads((folder / "results.json").read_text())["updates"] == 3
-
-
-def test_a_users_file_with_a_class_token_and_balanced_classes(recipe, monkeypatch, tmp_path):
-    rows = [{"text": text, "label": "good"} for text in GOOD * 8] + [{"text": BAD[0], "label": "bad"}] * 8
-    (tmp_path / "mine.csv").write_text(
-        "text,label\n" + "".join(f'"{row["text"]}",{row["label"]}\n' for row in rows)
-    )
-    mine = {"train_file": tmp_path / "mine.csv", "validation_share": 0.25, "balance_classes": True}
-    folder = tmp_path / "model"
-    run(recipe, monkeypatch, **mine, output_dir=folder, **{"model.pooling": "class_token"})
-    classify = pipeline("sentiment-analysis", model=str(folder))
-    assert classify.tokenizer("a joy")["input_ids"][0] == classify.tokenizer.bos_token_id
-    assert classify("a joy")[0]["label"] in ("good", "bad")
-    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    assert len(lines) == 12 and {line["label"] for line in lines} == {"good", "bad"}
-    assert classify([line["text"] for line in lines])[0]["label"] == lines[0]["predicted"]
-
-
-def test_going_on_from_an_encoder(recipe, monkeypatch, tmp_path):
-    """Its weights and its vocabulary are where training starts, with a new projection to the labels."""
-    from vanilla_transformer import VanillaTransformerForMaskedLM
-
-    tokenizer = VanillaTransformerTokenizer.train([GOOD + BAD], vocab_size=290, show_progress=False)
-    sizes = dict(hidden_size=16, intermediate_size=32, num_attention_heads=2, encoder_layers=1)
-    encoder = VanillaTransformerForMaskedLM(VanillaTransformerConfig(vocab_size=len(tokenizer), **sizes))
-    for model in (encoder, tokenizer):
-        model.save_pretrained(tmp_path / "encoder")
-    file, folder = reviews(tmp_path / "train.jsonl"), tmp_path / "model"
-    mine = {"train_file": file, "validation_file": file, "pretrained": tmp_path / "encoder"}
-    rate = {"learning_rate": 1e-9, "lr_scheduler_type": "constant", "warmup_steps": 0}
-    run(recipe, monkeypatch, **mine, **rate, output_dir=folder)
-    model = VanillaTransformerForSequenceClassification.from_pretrained(folder)
-    torch.testing.assert_close(model.get_input_embeddings().weight, encoder.get_input_embeddings().weight)
-    assert model.config.id2label == {0: "neg", 1: "pos"}
-    stored = [json.loads((path / "tokenizer.json").read_text()) for path in (folder, tmp_path / "encoder")]
-    assert stored[0]["model"] == stored[1]["model"]
-    with pytest.raises(InputError, match="model.preset"):
-        run(recipe, monkeypatch, **mine, output_dir=tmp_path / "two", **{"model.preset": "tiny"})
-    tokenizer.save_pretrained(tmp_path / "pictures")
-    VanillaTransformerVisionConfig().save_pretrained(tmp_path / "pictures")
-    for wrong, message in (
-        (tmp_path / "nowhere", "pretrained: .*nowhere: there is no such folder here"),
-        ("outputs/nowhere", "pretrained: outputs/nowhere: there is no such folder here"),
-        (tmp_path / "pictures", "pretrained: .*pictures has a vocabulary of 0 tokens"),
-    ):
-        with pytest.raises(InputError, match=message):
-            run(recipe, monkeypatch, **mine | {"pretrained": wrong}, output_dir=tmp_path / "three")
-
-
-@pytest.mark.slow
-def test_two_processes_score_every_text_once(tmp_path):
-    file = reviews(tmp_path / "reviews.jsonl", copies=2)
-    rows = [json.loads(line) for line in Path(file).read_text().splitlines()[:11]]
-    few = write(tmp_path / "few.jsonl", rows)
-    settings = {**SMALL, "train_file": file, "validation_file": few, "per_device_eval_batch_size": 2}
-    settings |= {"max_steps": 4, "save_steps": 2, "output_dir": tmp_path / "model"}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [
-            *words,
-            "recipes/text_classification.py",
-            *(f"--{name}={value}" for name, value in settings.items()),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [json.loads(line) for line in (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()]
-    assert [line["text"] for line in lines] == [row["text"] for row in rows]
-    report = json.loads((tmp_path / "model" / "classes.json").read_text())
-    assert {name: row["examples"] for name, row in report["classes"].items()} == {"neg": 5, "pos": 6}
-    accuracy = json.loads((tmp_path / "model" / "results.json").read_text())["validation_accuracy"]
-    assert accuracy == pytest.approx(np.mean([line["label"] == line["predicted"] for line in lines]))
-
-
-def test_the_linear_baseline_reads_the_same_data(tmp_path):
-    file = reviews(tmp_path / "train.jsonl", copies=3)
-    words = [
-        "benchmarks/baselines/tfidf.py",
-        "--train_file",
-        file,
-        "--validation_file",
-        file,
-        "--test_file",
-        file,
-    ]
-    done = subprocess.run(
-        [sys.executable, *words, "--output_dir", str(tmp_path / "unused")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT / "src"), "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout)
-    assert results["train_examples"] == 30
-    assert results["test_accuracy"] == results["validation_accuracy"] == 1.0

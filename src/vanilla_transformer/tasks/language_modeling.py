@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
 from tokenizers import AddedToken, decoders
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..losses import IGNORE_INDEX
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
@@ -208,6 +208,15 @@ def for_language_modeling(tokenizer: PreTrainedTokenizerBase, objective: str) ->
     if objective == "masked" and tokenizer.mask_token_id is None:
         raise InputError("objective=masked: the tokenizer has no mask_token")
     return tokenizer
+
+
+def check_block_size(data: LanguageModelingArguments, config: PreTrainedConfig) -> None:
+    """Raise InputError if a block has more tokens than the model has positions."""
+    if data.block_size > config.max_position_embeddings:
+        raise InputError(
+            f"block_size={data.block_size} is more than max_position_embeddings="
+            f"{config.max_position_embeddings}"
+        )
 
 
 def _begin(tokenizer) -> int:

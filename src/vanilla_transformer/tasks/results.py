@@ -99,10 +99,6 @@ def finish(
         )
 
 
-def publish(trainer, *, began=None, shown=(), **keywords):  # until every recipe calls finish
-    finish(trainer, **keywords)
-
-
 def predict(
     trainer: VanillaTransformerTrainer,
     split: Dataset,

@@ -37,13 +37,6 @@ class TextClassificationArguments(LabelArguments, TextArguments):
     max_length: int = field(
         default=256, metadata={"help": "in tokens: longer texts are cut at their end, and counted"}
     )
-    mixup: float = field(
-        default=0.0,
-        metadata={
-            "help": "train on mixtures of two texts and their labels, in shares of Beta(mixup, mixup): 1 "
-            "takes every share alike, 0 mixes nothing"
-        },
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,8 +46,6 @@ class TextClassificationArguments(LabelArguments, TextArguments):
             raise InputError(f"text_column takes one column or two, not {len(self.text_column)}")
         if self.max_length < 3:
             raise InputError(f"max_length={self.max_length} must be at least 3")
-        if self.mixup < 0:
-            raise InputError(f"mixup={self.mixup} must not be negative")
         if self.streaming:
             raise InputError(
                 "streaming: the classes and their counts are only known of data that are read whole"

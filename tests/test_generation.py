@@ -1,4 +1,4 @@
-"""`generate` with the paper's search equals an exhaustive search, a plain one, and itself run in other ways."""
+"""Search and sampling: the paper's beam search, its limits, and what generate() returns."""
 
 import itertools
 import math

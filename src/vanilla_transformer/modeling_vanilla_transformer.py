@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from transformers import modeling_utils
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -14,7 +15,6 @@ from transformers.modeling_outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
@@ -223,6 +223,14 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         )
 
 
+def kept_positions(states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The states that get logits: all for 0, the last for an integer, or those at the indices of a tensor."""
+    slice_logits = getattr(modeling_utils, "slice_logits_to_keep", None)  # not in transformers 5.17
+    if slice_logits is not None:
+        return slice_logits(states, logits_to_keep)
+    return states[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
+
+
 class LanguageModelHead:
     """The projection to the vocabulary, tied to the embeddings (section 3.4), and its loss."""
 
@@ -254,7 +262,7 @@ class LanguageModelHead:
             labels = packing.pack(require_labels(labels)[..., None]).flatten()  # (tokens,)
             states, weight = states.flatten(0, 1), self.lm_head.weight
             return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch), None
-        logits = self.lm_head(slice_logits_to_keep(states, logits_to_keep))
+        logits = self.lm_head(kept_positions(states, logits_to_keep))
         if labels is None:
             return None, logits
         return label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch), logits

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, Pipeline
-from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS, PipelineRegistry
+from transformers import pipelines as stock_pipelines
+from transformers.pipelines import PIPELINE_REGISTRY, PipelineRegistry
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput, logging
 
@@ -314,7 +315,7 @@ CUSTOM_PIPELINES = {
 def register_pipelines():
     """Gives `transformers.pipeline` the tasks of this file; a second call changes nothing."""
     for task, (pipeline_class, default) in TASKS.items():
-        REMOVED_TASKS.pop(task, None)
+        getattr(stock_pipelines, "REMOVED_TASKS", {}).pop(task, None)  # not in transformers 5.17
         PIPELINE_REGISTRY.supported_tasks[task] = {
             "impl": pipeline_class,
             "pt": (AutoModelForSeq2SeqLM,),

@@ -8,7 +8,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
+
+# Not from the top level, where transformers 5.17 hides it without torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_vanilla_transformer import (
     DETECTION_PRESETS,

@@ -93,7 +93,7 @@ def test_labels_are_matched_by_name(tmp_path):
             r"row 1: the label 'z' \(1 rows\) is not in the training",
         ),
         ([("a", "pos"), ("b", "neg")], [("c", "poss")], {}, "did you mean 'pos'"),
-        ([("a", "x"), ("b", "x")], None, {}, "'x' alone.*two classes"),
+        ([("a", "x"), ("b", "x")], None, {}, "only the label 'x'.*two or more classes"),
         ([("a", None), ("b", None)], None, {}, "no label"),
         ([("a", 0.5), ("b", 1.5)], None, {}, "row 1.*0.5, a number for regression"),
         ([("a", [1, 0]), ("b", [0, 1])], None, {}, "holds .*1, 0.*no class"),
@@ -106,7 +106,7 @@ def test_labels_are_matched_by_name(tmp_path):
         ([("a", "x"), ("b", "y")], None, {"max_length": 2}, "max_length=2"),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(train, validation, settings, message, tmp_path):
+def test_bad_data_and_settings_are_errors(train, validation, settings, message, tmp_path):
     files = [
         write(tmp_path / f"{name}.jsonl", [dict(zip(("text", "label"), row)) for row in rows])
         if rows
@@ -129,10 +129,10 @@ def test_empty_texts_and_missing_labels_are_counted(tmp_path, caplog):
     assert "skipped 2 of 6 rows with an empty text (rows 2, 4)" in caplog.text
     assert "skipped 1 of 6 rows without a label (rows 5)" in caplog.text
     assert "x 2, y 1" in caplog.text
-    assert list(splits) == ["train"] and "nothing is left to score" in caplog.text
+    assert list(splits) == ["train"] and "no rows are left to score" in caplog.text
 
 
-def test_a_declared_class_without_examples_is_told(tmp_path, caplog):
+def test_a_declared_class_without_examples_is_a_warning(tmp_path, caplog):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b", "c"])})
     Dataset.from_dict({"text": ["x", "y"], "label": [0, 2]}, features=features).to_parquet(
         tmp_path / "t.parquet"
@@ -222,7 +222,7 @@ def test_accumulated_loss_is_that_of_the_large_batch(soft):
     torch.testing.assert_close(sum(parts), loss({"logits": logits}, labels))
 
 
-def test_weights_make_classes_count_alike():
+def test_weights_make_classes_count_the_same():
     counts = np.array([90, 9, 0, 1])
     weights = np.array(class_weights(counts))
     assert (weights * counts)[[0, 1, 3]] == pytest.approx([100 / 3] * 3)
@@ -237,7 +237,7 @@ def test_weights_make_classes_count_alike():
 # The scores
 
 
-def test_scores_leave_out_what_has_no_label():
+def test_scores_ignore_examples_without_a_label():
     logits = np.array([[2.0, 1, 0], [0, 1, 0], [0, 0, 1], [5, 0, 0]])
     prediction = EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 1, -100]))
     scores = classification_metrics(["a", "b", "c"])(prediction)
@@ -278,7 +278,7 @@ def test_padding_changes_nothing(pooling):
     torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, expected)
 
 
-def test_the_class_token_alone_is_read():
+def test_only_the_class_token_is_read():
     """Its vector goes into the projection, the others' do not."""
     model = classifier(pooling="class_token")
     states = model.model(torch.randint(3, 40, (2, 5))).last_hidden_state
@@ -306,7 +306,7 @@ def test_word_dropout_hides_words_in_training_alone(pooling):
     torch.testing.assert_close(model(ids, torch.ones_like(ids)).logits, embedded)
 
 
-def test_what_is_hidden_is_as_if_it_were_not_there():
+def test_a_hidden_word_changes_nothing():
     """Apart from the others' places: their positions stay."""
     model = classifier(position_embedding_type="learned", max_position_embeddings=8)
     model.model.encoder.embed_positions.weight.data.zero_()
@@ -349,7 +349,7 @@ def test_pairs_are_saved_and_learned(tmp_path):
     torch.testing.assert_close(again(ids).logits, model(ids).logits)
 
 
-def test_word_dropout_of_all_words_is_refused():
+def test_word_dropout_of_all_words_is_an_error():
     with pytest.raises(Exception, match="word_dropout=1.0"):
         VanillaTransformerConfig(word_dropout=1.0)
     with pytest.raises(Exception, match="pair_rows=-1"):

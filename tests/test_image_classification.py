@@ -135,7 +135,7 @@ def test_a_label_that_train_lacks_raises(tmp_path):
 
 def test_one_class_alone_raises(tmp_path):
     train = parquet(tmp_path / "train.parquet", [picture("red")] * 3, ["r"] * 3)
-    with pytest.raises(InputError, match="'r' alone"):
+    with pytest.raises(InputError, match="only the label 'r'"):
         load_splits(ImageArguments(train_file=[train]))
 
 

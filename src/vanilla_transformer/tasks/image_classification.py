@@ -23,7 +23,7 @@ from ..image_processing_vanilla_transformer import to_rgb
 from ..losses import IGNORE_INDEX
 from .augmentation import Augmentation, Mix
 from .images import UNREADABLE, StoredImage, open_image
-from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, tell_skipped
+from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, warn_skipped
 from .settings import InputError
 from .sources import Rows, Skips, load_rows, require_column
 
@@ -78,7 +78,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
             names = class_names(rows, data.label_column, where)
         labels = np.array(class_ids(rows, data.label_column, where, names), dtype=np.int64)
         readable = _readable(rows.select_columns(data.image_column), where, data)
-        tell_skipped(
+        warn_skipped(
             where, {"whose image cannot be read": ~readable, "without a label": labels == IGNORE_INDEX}
         )
         kept = np.flatnonzero(readable & (labels != IGNORE_INDEX))

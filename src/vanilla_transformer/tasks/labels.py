@@ -1,4 +1,4 @@
-"""What classification shares, be it of texts or of images: labels, the loss, the scores."""
+"""Classification of texts and of images: labels, the loss, the scores."""
 
 import json
 import logging
@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from torch.nn import functional as F
+from transformers import EvalPrediction
 
 from ..losses import IGNORE_INDEX, count_items, r_drop_divergence
 from .settings import InputError, nearest
@@ -21,31 +23,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LabelArguments(SourceArguments):
-    """What is a label, and what is made of the labels."""
+    """The column of the labels, and how training uses them."""
 
     label_column: str = field(
         default="label",
-        metadata={"help": "column of the label: class labels, text, whole numbers or truth values"},
+        metadata={"help": "column of the label: class labels, text, whole numbers or booleans"},
     )
     validation_share: float = field(
         default=0.0,
-        metadata={"help": "hold out this share of each class of train, where there is no validation split"},
+        metadata={"help": "share of each class to hold out from train, if there is no validation split"},
     )
     balance_classes: bool = field(
-        default=False, metadata={"help": "weight the loss so that every class counts alike"}
+        default=False, metadata={"help": "weight the loss so that every class counts the same"}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.validation_share < 1:
             raise InputError(f"validation_share={self.validation_share} is not in [0, 1)")
 
 
 def class_names(rows: Dataset, column: str, where: str) -> list[str]:
-    """The names of the classes, in the order of their ids.
+    """Return the names of the classes in the order of their ids.
 
-    They are those that the data set declares, or else the values that occur: text, whole numbers or
-    truth values, in their order.
+    These are the names that the data set declares, or the sorted values: text, whole numbers or booleans.
 
     Raises:
         InputError: the column holds something else.
@@ -53,32 +54,33 @@ def class_names(rows: Dataset, column: str, where: str) -> list[str]:
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    names = set(_names(rows, column, where)) - {None}
+    names = {name for name in _names(rows, column, where) if name is not None}
     numbers = all(name.lstrip("-").isdecimal() for name in names)
-    return sorted(names, key=int if numbers else None)
+    return sorted(names, key=int) if numbers else sorted(names)
 
 
 def class_ids(rows: Dataset, column: str, where: str, names: Sequence[str]) -> list[int]:
-    """The id of each row's class among `names`, -100 where the row has no label.
+    """Return the id of each row's class among `names`, -100 for a row without a label.
 
     Raises:
-        InputError: a label is none of `names`, which are those of the training data.
+        InputError: a label is not among `names`, the classes of the training data.
     """
-    known = {name: index for index, name in enumerate(names)} | {None: IGNORE_INDEX}
+    known: dict[str | None, int] = {name: index for index, name in enumerate(names)}
+    known[None] = IGNORE_INDEX
     given = list(_names(rows, column, where))
     if strange := Counter(name for name in given if name not in known):
         name, count = strange.most_common(1)[0]
-        others = f", and {len(strange) - 1} labels more" if len(strange) > 1 else ""
+        others = f", and {len(strange) - 1} more labels" if len(strange) > 1 else ""
         raise InputError(
             f"{where}, row {given.index(name) + 1}: the label {name!r} ({count} rows{others}) is not in the "
-            f"training data{nearest(name, names)}: it has {_listed(names)}. Add examples of it there, or "
-            "leave these rows out"
+            f"training data{nearest(str(name), names)}: it has {_listed(names)}. Add examples of it, or "
+            "remove these rows"
         )
     return [known[name] for name in given]
 
 
 def _names(rows: Dataset, column: str, where: str) -> Iterable[str | None]:
-    """The labels as text; None where there is none, which class labels also say by -1."""
+    """Yield the labels as text, and None for a missing label or a class label of -1."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         for value in rows[column]:
@@ -86,28 +88,28 @@ def _names(rows: Dataset, column: str, where: str) -> Iterable[str | None]:
         return
     for number, value in enumerate(rows[column], start=1):
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # so a column of whole numbers is read where some are missing
+            value = int(value)  # a column of whole numbers is one of floats if some are missing
         if not isinstance(value, str | int | None):
             kind = "a number for regression" if isinstance(value, float) else "no class"
             raise InputError(
                 f"{where}, row {number}: label_column {column!r} holds {value!r}, {kind}: a label is text, a "
-                "whole number or a truth value"
+                "whole number or a boolean"
             )
         yield None if value is None else str(value).strip() or None
 
 
-def check_classes(labels: Sequence[int], names: Sequence[str], where: str) -> np.ndarray:
-    """Training examples of each class; warns of classes that have none.
+def check_classes(labels: Sequence[int] | np.ndarray, names: Sequence[str], where: str) -> np.ndarray:
+    """Return the number of training examples of each class, and warn about classes without examples.
 
     Raises:
-        InputError: they all are of one class, so that there is nothing to learn.
+        InputError: all examples have the same class.
     """
     counts = np.bincount(labels, minlength=len(names))
     if (counts > 0).sum() < 2:
-        only = f"{names[counts.argmax()]!r} alone" if counts.any() else "no label"
+        only = f"only the label {names[int(counts.argmax())]!r}" if counts.any() else "no label"
         raise InputError(
             f"{where}: the {len(labels):,} training examples have {only}, and classification needs two "
-            "classes or more. (max_train_samples takes the first rows; where they are sorted by class, "
+            "or more classes. (max_train_samples takes the first rows: if the rows are sorted by class, "
             "shuffle them)"
         )
     if missing := [name for name, count in zip(names, counts) if not count]:
@@ -116,8 +118,8 @@ def check_classes(labels: Sequence[int], names: Sequence[str], where: str) -> np
     return counts
 
 
-def tell_skipped(where: str, skipped: dict[str, np.ndarray]):
-    """Warns of the rows that are left out: of each reason, which rows, as truth values."""
+def warn_skipped(where: str, skipped: Mapping[str, np.ndarray]) -> None:
+    """Log the skipped rows. `skipped` has a boolean array (rows,) for each reason."""
     for why, rows in skipped.items():
         if count := int(rows.sum()):
             shown = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:5]) + ", ..." * (count > 5)
@@ -125,7 +127,7 @@ def tell_skipped(where: str, skipped: dict[str, np.ndarray]):
 
 
 def hold_out(rows: Dataset, share: float, seed: int) -> dict[str, Dataset]:
-    """`rows`, whose column `label` has class labels, as train and validation, with a share of each class.
+    """Split rows with class labels in `label` into train and validation, with the same share of each class.
 
     Raises:
         InputError: a class would have no example in one of them.
@@ -139,14 +141,14 @@ def hold_out(rows: Dataset, share: float, seed: int) -> dict[str, Dataset]:
 
 
 def class_weights(counts: Sequence[int]) -> list[float]:
-    """Weights of the loss that make every class count alike; their mean over the examples is 1.
+    """Return weights of the loss with which every class counts the same; their mean over the examples is 1.
 
     Args:
-        counts: training examples of each class; one that has none gets the weight 0.
+        counts: training examples of each class; a class without examples gets the weight 0.
     """
-    counts = np.asarray(counts)
-    weights = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
-    return np.where(counts > 0, weights, 0.0).tolist()
+    examples = np.asarray(counts)
+    weights = examples.sum() / ((examples > 0).sum() * np.maximum(examples, 1))
+    return np.where(examples > 0, weights, 0.0).tolist()
 
 
 def classification_loss(
@@ -190,9 +192,9 @@ def classification_loss(
 
 
 def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str, float]]:
-    """A `compute_metrics` for the Trainer: accuracy, and precision, recall and F1 as means over the classes.
+    """Return a `compute_metrics` for the Trainer: accuracy, and precision, recall and F1 over the classes.
 
-    An example whose label is -100 is not counted. `class_report` tells of each class.
+    It ignores examples with the label -100. `class_report` scores each class.
     """
     from ..metrics import load_metric
 
@@ -207,7 +209,7 @@ def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str
     }
     metrics = {"accuracy": load_metric("accuracy")} | metrics
 
-    def compute(prediction) -> dict[str, float]:
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
         given = _decisions(prediction.predictions, prediction.label_ids, label_names)
         return {name: metric.compute(**given)[metric.name] for name, metric in metrics.items()}
 
@@ -217,11 +219,11 @@ def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str
 def class_report(
     logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
 ) -> dict[str, dict | list[list[int]]]:
-    """Precision, recall, F1 and number of examples of each class; and how often one is taken for another.
+    """Return precision, recall, F1 and number of examples of each class, and the confusion matrix.
 
     Args:
         logits: `(examples, classes)`.
-        labels: `(examples,)`, -100 where there is none.
+        labels: `(examples,)`; -100 is ignored.
 
     Returns:
         `{"classes": {name: {"precision": …}}, "confusion_matrix": rows of the true classes}`.
@@ -241,7 +243,7 @@ def class_report(
 
 
 def decided(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> list[dict]:
-    """Of each example, the names of its `label` and of the class `predicted`, and the `score`, from 0 to 1.
+    """Return the name of the `label`, the class `predicted` and its `score` (0 to 1) for each example.
 
     Args:
         logits: `(examples, classes)`.
@@ -254,15 +256,15 @@ def decided(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> 
     ]
 
 
-def write_predictions(lines: Iterable[dict], output_dir: str):
-    """predictions.jsonl, of one line for each example."""
+def write_predictions(lines: Iterable[dict], output_dir: str) -> None:
+    """Write predictions.jsonl, one line for each example."""
     with open(Path(output_dir, "predictions.jsonl"), "w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def write_class_report(report: dict, output_dir: str):
-    """classes.json; on the screen the same as a table, where it is not too large for one."""
+def write_class_report(report: dict, output_dir: str) -> None:
+    """Write classes.json, and print it as a table if it has at most 30 classes."""
     Path(output_dir, "classes.json").write_text(
         json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -271,15 +273,15 @@ def write_class_report(report: dict, output_dir: str):
         print(f"\nThe scores of the {len(classes)} classes are in {output_dir}/classes.json")
         return
     numbers = [str(index) for index in range(1, len(classes) + 1)]
-    print(f"\n{'class':{width + 4}}{'precision':>10}{'recall':>8}{'f1':>8}{'examples':>10}   taken for")
+    print(f"\n{'class':{width + 4}}{'precision':>10}{'recall':>8}{'f1':>8}{'examples':>10}   predicted as")
     print(" " * (width + 40) + "   " + "".join(f"{number:>6}" for number in numbers))
     for number, (name, row), taken in zip(numbers, classes.items(), report["confusion_matrix"]):
         scores = f"{row['precision']:10.3f}{row['recall']:8.3f}{row['f1']:8.3f}{row['examples']:10,}"
         print(f"{number:>3} {name:{width}}{scores}   " + "".join(f"{count:6}" for count in taken))
 
 
-def _decisions(logits, labels, label_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The most likely class, and the true one, of each example that has one."""
+def _decisions(logits: Any, labels: Any, label_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the most likely and the true class of each example that has a label."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     if logits.shape[-1] != len(label_names):
         raise ValueError(f"{len(label_names)} label_names, but the model has {logits.shape[-1]} outputs")

@@ -1,11 +1,9 @@
-"""Text for language models: rows are documents, documents a stream of tokens, the stream blocks.
+"""Text for language models: rows are documents, documents become a stream of tokens, the stream blocks.
 
-A document is `<s> text </s>`. A causal model predicts each token of it but `<s>`, exactly once: blocks
-overlap by the one token that the next begins after, and where a held-out text is scored, by as many as
-`stride` leaves for context, which are not scored again. A masked model fills in tokens that are hidden from
-it, and a denoising one writes a text anew of which it sees what is left when spans have changed places and
-tokens are lost: others in every epoch. What is left out is counted and logged; what cannot be meant is an
-`InputError`.
+A document is `<s> text </s>`. A causal model predicts each of its tokens but `<s>` exactly once. Training
+blocks overlap by one token. Held-out blocks overlap by `block_size - stride` tokens of context, which are not
+scored again. A masked model predicts masked tokens. A denoising model restores a text whose spans were
+reordered and whose tokens were partly deleted. Masks and noise differ in every epoch.
 """
 
 import logging
@@ -14,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,61 +21,53 @@ from datasets import Dataset, IterableDataset
 from tokenizers import AddedToken, decoders
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..epoch import Epoch
 from ..losses import IGNORE_INDEX
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
-from .settings import InputError, nearest
-from .sources import Rows, Skips, decoded, load_rows, text_lines
+from .settings import InputError
+from .sources import Rows, SkipFrom, decoded, load_rows, require_column, text_lines
 from .text import TextArguments
 
 logger = logging.getLogger(__name__)
 
 MASK = "<mask>"
+MASKED_SHARE = 0.15  # of the tokens (Devlin et al. 2018, section 3.1)
+DELETED_SHARE = 0.15  # of the tokens, the noise of denoising (after Lewis et al. 2020, section 2.2)
+SPAN_LENGTH = 10.0  # the mean length in tokens of the spans that denoising reorders
 
 
 @dataclass
 class LanguageModelingArguments(TextArguments):
-    """Where the texts come from, and what of them is predicted from what.
+    """The texts, and what the model predicts from what.
 
-    Besides tables, files of plain text are read (any suffix but those of tables): each is one document.
+    A file with another suffix than those of tables is plain text: one document.
     """
 
-    text_column: str = field(default="text", metadata={"help": "column of the texts; each is a document"})
+    text_column: str = field(default="text", metadata={"help": "column of the texts; each row is a document"})
     objective: Literal["causal", "masked", "denoising"] = field(
         default="causal",
         metadata={
-            "help": "predict the next token (a decoder), tokens that are hidden (an encoder), or a text from "
-            "what noise has left of it (encoder and decoder, as a start for seq2seq.py)"
+            "help": "predict the next token (a decoder), masked tokens (an encoder), or a text from a noisy "
+            "copy (encoder and decoder, a start for seq2seq.py)"
         },
     )
-    block_size: int = field(default=256, metadata={"help": "tokens of an example, and most that one has"})
+    block_size: int = field(default=256, metadata={"help": "largest number of tokens in an example"})
     stride: int | None = field(
         default=None,
         metadata={
-            "help": "tokens that each block scores of a held-out text, the rest of it being context; half of "
-            "block_size if not given"
+            "help": "tokens of a held-out text that each block scores; the rest of the block is context. The "
+            "default is half of block_size"
         },
     )
     pack_documents: bool | None = field(
         default=None,
         metadata={
-            "help": "let blocks run on over documents' ends (true if not given); else a block is of one "
-            "document, as it always is in denoising"
-        },
-    )
-    mask_probability: float = field(
-        default=0.15, metadata={"help": "share of the tokens that a masked model has to fill in"}
-    )
-    deletion_probability: float = field(
-        default=0.15, metadata={"help": "share of the tokens that the noise of denoising takes away"}
-    )
-    span_length: float = field(
-        default=10.0,
-        metadata={
-            "help": "mean length in tokens of the spans that the noise of denoising puts in another order"
+            "help": "let a block hold several documents (the default); if false, and always in denoising, a "
+            "block holds one document"
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.block_size < 2:
             raise InputError(f"block_size={self.block_size} must be at least 2")
@@ -86,7 +76,7 @@ class LanguageModelingArguments(TextArguments):
             ("pack_documents", self.pack_documents or None, ("causal", "masked")),
         ):
             if value is not None and self.objective not in objectives:
-                raise InputError(f"{key}={value} has no part in objective={self.objective}")
+                raise InputError(f"{key}={value} does not apply to objective={self.objective}: remove it")
         self.stride = self.block_size // 2 if self.stride is None else self.stride
         if self.pack_documents is None:
             self.pack_documents = self.objective != "denoising"
@@ -94,33 +84,27 @@ class LanguageModelingArguments(TextArguments):
             raise InputError(
                 f"stride={self.stride} must be at least 1 and below block_size={self.block_size}"
             )
-        for key in ("mask_probability", "deletion_probability"):
-            if not 0 < getattr(self, key) < 1:
-                raise InputError(f"{key}={getattr(self, key)} must be above 0 and below 1")
-        if self.span_length < 1:
-            raise InputError(f"span_length={self.span_length} must be at least 1")
         if self.streaming and self.objective != "causal":
-            raise InputError(
-                f"streaming and objective={self.objective} exclude each other: leave streaming out"
-            )
+            raise InputError(f"streaming does not work with objective={self.objective}: remove streaming")
 
 
 # Texts
 
 
 def load_texts(data: LanguageModelingArguments) -> dict[str, Rows]:
-    """The splits that `data` names, with the column `text` alone and no blank text in it.
+    """Return the splits that `data` names, with the single column `text` and no blank texts.
 
-    A line end at the end of a row is no part of its text. Only the training split is streamed.
+    It removes line ends at the end of a row. It streams only the training split.
 
     Raises:
-        InputError: as `load_rows`, or the column is missing or does not hold text, or nothing is left.
+        InputError: as `load_rows`, or the column is missing, does not hold text, or is blank in every row.
     """
     splits = {}
     for name, (rows, where) in load_rows(data, _read_documents).items():
         texts = _text_column(rows, where, data.text_column)
         if isinstance(texts, IterableDataset):
-            splits[name] = texts.filter(_StreamFilter(where))
+            message = f"{where}: skipped %d rows without text so far"
+            splits[name] = texts.filter(SkipFrom(_is_blank, message))
             continue
         blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts.with_format("arrow")[:]["text"])), 0)
         kept = pc.indices_nonzero(pc.invert(blank)).to_pylist()
@@ -133,7 +117,7 @@ def load_texts(data: LanguageModelingArguments) -> dict[str, Rows]:
 
 
 def _read_documents(name: str, paths: list[str], streaming: bool) -> Rows:
-    """Files of plain text, one document each, with their line ends."""
+    """Read files of plain text, one document each, with their line ends."""
     if streaming:
         return IterableDataset.from_generator(_documents, gen_kwargs={"paths": paths})
     return Dataset.from_list(list(_documents(paths)))
@@ -149,11 +133,7 @@ def _text_column(rows: Rows, where: str, column: str) -> Rows:
     columns = rows.column_names or list(next(iter(rows), {}))
     if columns == ["text"]:
         column = "text"  # files of plain text
-    if column not in columns:
-        held = ", ".join(columns)
-        raise InputError(
-            f"text_column: {where} has no column {column!r}{nearest(column, columns)} (it has {held})"
-        )
+    require_column(columns, column, "text_column", where)
 
     def texts(batch: dict) -> dict:
         for value in batch[column]:
@@ -166,45 +146,37 @@ def _text_column(rows: Rows, where: str, column: str) -> Rows:
     return rows.map(texts, batched=True, remove_columns=columns)
 
 
-class _StreamFilter:
-    """Leaves out blank texts."""
-
-    def __init__(self, where: str):
-        self.skips = Skips(f"{where}: skipped %d rows without text so far")
-
-    def __call__(self, row: dict[str, str]) -> bool:
-        blank = not row["text"].strip()
-        self.skips.add(blank)
-        return not blank
+def _is_blank(row: dict[str, str]) -> bool:
+    return not row["text"].strip()
 
 
 # Tokens
 
 
 def for_language_modeling(tokenizer: PreTrainedTokenizerBase, objective: str) -> PreTrainedTokenizerBase:
-    """The tokenizer as the model will be used with it.
+    """Set up the tokenizer for the objective, and return it.
 
-    This package's own begins texts with `<s>`. A causal model continues a text, so nothing stands after it,
-    and the space before the first word of what it writes is kept when that is decoded. A masked one reads
-    `<s> text </s>`, and `<mask>` as a word of a text is the mask. For denoising, as for translation, it reads
-    `text </s>`. Others stay as they are.
+    This package's tokenizer makes `<s> text` for a causal model, which continues the text, and keeps the
+    space before the first word when it decodes. For a masked model it makes `<s> text </s>`, and `<mask>` in a
+    text is the mask. For denoising, as for translation, it makes `text </s>`. Others do not change.
 
     Raises:
-        InputError: another tokenizer has no token for an end of text, or no mask.
+        InputError: another tokenizer has no end token, or no mask.
     """
     if isinstance(tokenizer, VanillaTransformerTokenizer) and objective != "denoising":
-        tokenizer.add_bos_token, tokenizer.add_eos_token = True, objective == "masked"
+        settings: Any = tokenizer  # its own __init__ makes these two settable
+        settings.add_bos_token, settings.add_eos_token = True, objective == "masked"
         tokenizer.update_post_processor()
         tokenizer.padding_side = "left" if objective == "causal" else "right"
-        tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side  # what is saved
+        tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side  # saved with the tokenizer
         if objective == "causal":
             tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
         else:
-            # normalized: it is found with the space before it, which belongs to the word that it stands for.
+            # normalized=True finds it with the space before it, which belongs to the masked word.
             tokenizer.add_special_tokens({"mask_token": AddedToken(MASK, normalized=True, special=True)})
             tokenizer.split_special_tokens = False
     if _end(tokenizer) is None:
-        raise InputError("the tokenizer has no token that ends a text (eos_token or sep_token)")
+        raise InputError("the tokenizer has no end token (eos_token or sep_token)")
     if objective == "masked" and tokenizer.mask_token_id is None:
         raise InputError("objective=masked: the tokenizer has no mask_token")
     return tokenizer
@@ -219,13 +191,13 @@ def check_block_size(data: LanguageModelingArguments, config: PreTrainedConfig) 
         )
 
 
-def _begin(tokenizer) -> int:
-    """The id of the token before a text: GPT-2, which has none, ends the text before."""
+def _begin(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token before a text; without one, as in GPT-2, that of the end of a text."""
     known = (tokenizer.bos_token_id, tokenizer.cls_token_id, _end(tokenizer))
     return next(id for id in known if id is not None)
 
 
-def _end(tokenizer) -> int | None:
+def _end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
 
 
@@ -235,11 +207,11 @@ def encode_texts(
     data: LanguageModelingArguments,
     seed: int = 0,
 ) -> dict[str, "Dataset | IterableDataset | ChangedBlocks"]:
-    """Blocks of at most `block_size` tokens: `input_ids`, and `labels` with -100 for what is not scored.
+    """Return blocks of at most `block_size` tokens: `input_ids`, and `labels` with -100 for unscored tokens.
 
-    A block of denoising is text and `</s>`, be the text the beginning, the middle or the end of a document.
-    The training split is encoded in stretches of 1,000 documents, of which the last block is shorter; no
-    token of any split is left out.
+    Every denoising block ends with `</s>`, even when its text is cut from the middle of a document. The
+    training split is encoded 1,000 documents at a time, and the last block of these is shorter. No split
+    loses a token.
     """
     causal = data.objective == "causal"
 
@@ -248,8 +220,8 @@ def encode_texts(
             "input_ids"
         ]
         if data.objective == "denoising":
-            pieces = [block for text in ids for block, _ in blocks(text, data.block_size - 1, step)]
-            return {"input_ids": [[*block, _end(tokenizer)] for block in pieces]}
+            cut = [block for text in ids for block, _ in blocks(text, data.block_size - 1, step)]
+            return {"input_ids": [[*block, _end(tokenizer)] for block in cut]}
         documents = [[_begin(tokenizer), *text, _end(tokenizer)] for text in ids]
         streams = [list(chain.from_iterable(documents))] if data.pack_documents else documents
         pieces = [block for stream in streams for block in blocks(stream, data.block_size, step)]
@@ -258,13 +230,15 @@ def encode_texts(
             return {"input_ids": input_ids}
         return {"input_ids": input_ids, "labels": [labels_of(*piece, tokenizer) for piece in pieces]}
 
-    encoded = {}
+    encoded: dict[str, Any] = {}
     for name, rows in splits.items():
         training = name == "train"
         step = data.block_size - (data.objective != "masked")
         if causal and not training:
-            step = data.stride
-        options = {} if isinstance(rows, IterableDataset) else {"desc": f"Encoding the {name} texts"}
+            step = data.stride or step
+        options: dict[str, Any] = (
+            {} if isinstance(rows, IterableDataset) else {"desc": f"Encoding the {name} texts"}
+        )
         if training and options:
             options["num_proc"] = data.preprocessing_workers
         encoded[name] = rows.map(
@@ -276,62 +250,58 @@ def encode_texts(
             **options,
         )
         if data.objective == "masked":
-            encoded[name] = MaskedBlocks(encoded[name], tokenizer, data.mask_probability, seed)
+            encoded[name] = MaskedBlocks(encoded[name], tokenizer, MASKED_SHARE, seed)
         if data.objective == "denoising":
-            noise = data.deletion_probability, data.span_length
-            encoded[name] = NoisyBlocks(encoded[name], *noise, seed)
+            encoded[name] = NoisyBlocks(encoded[name], DELETED_SHARE, SPAN_LENGTH, seed)
     return encoded
 
 
 def blocks(stream: Sequence[int], size: int, step: int) -> Iterator[tuple[Sequence[int], int]]:
-    """Windows of `size` tokens, `step` apart, and how many tokens each shares with the one before."""
+    """Yield windows of `size` tokens, `step` apart, and the number of tokens shared with the one before."""
     overlap = size - step
     for start in range(0, max(1, len(stream) - overlap), step):
         yield stream[start : start + size], overlap if start else 0
 
 
 def labels_of(block: Sequence[int], known: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The block itself, but -100 for its first `known` tokens, and for `<s>`, which nobody has to predict."""
+    """Return the block with -100 for its first `known` tokens and for `<s>`, which is never predicted."""
     begin = _begin(tokenizer)
     hidden = None if begin == _end(tokenizer) else begin
-    return [IGNORE_INDEX if place < known or token == hidden else token for place, token in enumerate(block)]
+    return [IGNORE_INDEX if index < known or token == hidden else token for index, token in enumerate(block)]
 
 
-class ChangedBlocks(torch.utils.data.Dataset, ABC):
-    """Blocks that are shown otherwise than they are stored; how, is a function of seed, epoch and index."""
+class ChangedBlocks(Epoch, torch.utils.data.Dataset, ABC):
+    """Blocks with random changes, which are a function of the seed, the epoch and the index."""
 
     column_names = ["input_ids", "labels"]
 
     def __init__(self, blocks: Dataset, seed: int):
+        super().__init__()
         self.blocks, self.seed = blocks, seed
-        self.epoch = torch.tensor(0).share_memory_()  # seen by workers that live on between epochs
 
-    def select_columns(self, column: str):
-        """The blocks as they are stored, for those who measure them."""
+    def select_columns(self, column: str) -> Dataset:
+        """Return the unchanged blocks, to measure their lengths."""
         return self.blocks.select_columns("input_ids").rename_columns(
             {} if column == "input_ids" else {"input_ids": column}
         )
-
-    def set_epoch(self, epoch: int):
-        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        draw = np.random.default_rng([self.seed, int(self.epoch), index])
+        draw = np.random.default_rng([self.seed, self.epoch, index])
         return self.change(np.array(self.blocks[index]["input_ids"]), draw)
 
     @abstractmethod
     def change(self, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
-        """`input_ids` and `labels` of one block, `ids` (length,)."""
+        """Return `input_ids` and `labels` of a block, `ids` (length,)."""
 
 
 class MaskedBlocks(ChangedBlocks):
-    """Blocks in which tokens are hidden as BERT hides them (Devlin et al. 2018, section 3.1).
+    """Blocks with BERT's masks (Devlin et al. 2018, section 3.1).
 
-    Of the tokens to fill in, 80% become the mask, 10% another token and 10% stay what they are; labels are
-    -100 elsewhere. Special tokens are never hidden.
+    Of the tokens to predict, 80% become the mask, 10% another token, and 10% do not change. The other labels
+    are -100. Special tokens are never masked.
     """
 
     def __init__(self, blocks: Dataset, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int):
@@ -340,7 +310,7 @@ class MaskedBlocks(ChangedBlocks):
         self.mask, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
         self.special = np.array(sorted(tokenizer.all_special_ids))
 
-    def change(self, ids, draw):
+    def change(self, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
         hidden = (draw.random(len(ids)) < self.probability) & ~np.isin(ids, self.special)
         fate = draw.random(len(ids))
         others = draw.integers(self.vocabulary, size=len(ids))
@@ -349,11 +319,11 @@ class MaskedBlocks(ChangedBlocks):
 
 
 class NoisyBlocks(ChangedBlocks):
-    """Blocks to write anew from what is left of them, as BART learns (Lewis et al. 2020, section 2.2).
+    """Blocks to restore from a noisy copy, as in BART (Lewis et al. 2020, section 2.2).
 
-    The block is cut at random into spans, which change places, and tokens are deleted. To put it right a
-    decoder has to find what it has just written in the source, and copy what comes after it. The end token
-    stays where it is.
+    The noise cuts the block at random into spans, reorders them, and deletes tokens. To restore it, a decoder
+    finds the token that it has just written in the source, and copies the next one. The end token keeps its
+    position.
 
     Args:
         deletion_probability: of each token.
@@ -364,7 +334,7 @@ class NoisyBlocks(ChangedBlocks):
         super().__init__(blocks, seed)
         self.deletion_probability, self.span_length = deletion_probability, span_length
 
-    def change(self, ids, draw):
+    def change(self, ids: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
         text, end = ids[:-1], ids[-1:]
         cuts = np.flatnonzero(draw.random(max(len(text) - 1, 0)) < 1 / self.span_length) + 1
         spans = np.split(text, cuts)
@@ -379,10 +349,10 @@ class NoisyBlocks(ChangedBlocks):
 def text_scores(
     metrics: Mapping[str, float], split: str, texts: Dataset, encoded: Dataset
 ) -> dict[str, float]:
-    """What a causal model's loss per token means per character and per word, which no tokenizer changes.
+    """Return a causal model's loss per character and per word, which do not depend on the tokenizer.
 
-    A document's end counts as a character, and as a word, because it is predicted like any other token. Words
-    lie between white space, as in the published perplexities of WikiText.
+    The end of a document counts as a character and as a word, because it is predicted like any other token.
+    Words are separated by white space, as in the published perplexities of WikiText.
 
     Args:
         metrics: of the Trainer, with `<split>_loss`.

@@ -157,8 +157,8 @@ def for_language_modeling(tokenizer: PreTrainedTokenizerBase, objective: str) ->
     """Set up the tokenizer for the objective, and return it.
 
     This package's tokenizer makes `<s> text` for a causal model, which continues the text, and keeps the
-    space before the first word when it decodes. For a masked model it makes `<s> text </s>`, and `<mask>` in a
-    text is the mask. For denoising, as for translation, it makes `text </s>`. Others do not change.
+    space before the first word when it decodes. For a masked model it makes `<s> text </s>`, and `<mask>` in
+    a text is the mask. For denoising, as for translation, it makes `text </s>`. Others do not change.
 
     Raises:
         InputError: another tokenizer has no end token, or no mask.

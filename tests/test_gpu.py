@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_trainer import build, pairs
+from tiny_training import build, pairs
 from tiny_models import padded_batch, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from tiny_training import build, pairs
 from tiny_models import padded_batch, random_model
+from tiny_training import build, pairs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration

@@ -1,4 +1,4 @@
-"""The card of a trained model: its metadata are what was given, and its examples run."""
+"""The card of a trained model has the given metadata and examples that run, and leaks nothing."""
 
 import json
 import re
@@ -7,14 +7,15 @@ import clean_process
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from transformers import MarianConfig, MarianMTModel
+from transformers import MarianConfig, MarianMTModel, SchedulerType
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerForConditionalGeneration,
     VanillaTransformerTokenizer,
 )
-from vanilla_transformer.model_card import write_model_card
+from vanilla_transformer.extras import REPOSITORY
+from vanilla_transformer.model_card import plain, write_model_card
 
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 RESULTS = {
@@ -56,7 +57,7 @@ def folder(model, tmp_path_factory):
     return folder
 
 
-def test_the_metadata_are_what_was_given(folder):
+def test_the_metadata_are_the_arguments(folder):
     metadata = metadata_load(folder / "README.md")
     assert metadata["language"] == ["en", "es"]
     assert metadata["license"] == "cc0-1.0"
@@ -67,7 +68,7 @@ def test_the_metadata_are_what_was_given(folder):
     assert metadata["metrics"] == ["bleu", "loss", "chrf"]
 
 
-def test_the_results_are_what_was_given(folder):
+def test_the_results_are_the_arguments(folder):
     _, results = model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])
     read = {(result.dataset_split, result.metric_type): result for result in results}
     given = {
@@ -82,7 +83,7 @@ def test_the_results_are_what_was_given(folder):
     assert f"| someone/bible, test | BLEU | 30.5 | {SIGNATURE.replace('|', chr(92) + '|')} |" in text
 
 
-def test_the_text_says_what_was_given(folder, model):
+def test_the_text_shows_the_arguments(folder, model):
     text = ModelCard.load(folder / "README.md").text
     for said in (
         "29,000 verses",
@@ -96,14 +97,19 @@ def test_the_text_says_what_was_given(folder, model):
         assert said in text
 
 
-def test_its_examples_run(folder, tmp_path):
+def test_its_examples_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)  # the card has no absolute path
     text = ModelCard.load(folder / "README.md").text
     with_trust, with_package = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert "trust_remote_code=True" in with_trust and "trust" not in with_package
     result = "import json; result = json.dumps("
     namespace = {}
     exec(with_package.replace("print(", result), namespace)
-    script = with_trust.replace("print(", result) + 'print("\\n" + result)'
+    script = (
+        f"import os; os.chdir({str(folder.parent)!r})\n"
+        + with_trust.replace("print(", result)
+        + 'print("\\n" + result)'
+    )
     absent = clean_process.run(script, tmp_path)
     assert absent == json.loads(namespace["result"])
     assert list(absent[0]) == ["translation_text"]
@@ -122,15 +128,50 @@ def test_a_model_of_another_kind_and_without_scores(tmp_path):
     assert "None" not in text and "{" not in text.split("---")[2]
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "config.json"))):
         write_model_card(tmp_path, task="translation", data="", results={}, settings={})
 
 
-def test_results_json_of_a_run_will_do(folder, tmp_path):
-    """Numbers that went through a file stay what they were."""
+def test_it_accepts_results_json(folder, tmp_path):
     results = json.loads(json.dumps(RESULTS))
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     path = write_model_card(tmp_path, task="translation", data="some", results=results, settings={})
     _, read = model_index_to_eval_results(metadata_load(path)["model-index"])
     assert [result.metric_value for result in read] == [31.25, 1.5, 30.5, 55.75]
+
+
+def test_no_absolute_path_and_no_secret(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    token = "hf_" + "a1B2" * 8
+    path = write_model_card(
+        tmp_path,
+        task="translation",
+        data=f"{tmp_path}/data/a.parquet and /home/me/b.parquet; see https://example.org/data",
+        results={},
+        settings={"init": "/home/me/first", "lr_scheduler_type": SchedulerType.LINEAR, "tokens": None},
+        command=f"python /home/me/seq2seq.py {tmp_path}/my.yaml --train_file=/home/me/c.en --hub_token "
+        f"secret1 --token=secret2 --hub_tok secret3 --other {token} --max_source_tokens 5",
+    )
+    text = path.read_text()
+    assert str(tmp_path) not in text and "/home/me" not in text
+    assert "secret" not in text and token not in text
+    assert "Data: data/a.parquet and b.parquet; see https://example.org/data" in text
+    assert "python seq2seq.py my.yaml --train_file=c.en --hub_token REDACTED" in text
+    assert "--max_source_tokens 5" in text
+    assert "| lr_scheduler_type | linear |" in text and "| tokens |" not in text
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [(SchedulerType.LINEAR, "linear"), (True, "true"), (200.0, "200"), (14.16982, "14.17"), (3, "3")],
+)
+def test_values_are_plain(value, shown):
+    assert plain(value) == shown
+
+
+def test_the_card_installs_from_the_repository(folder):
+    text = (folder / "README.md").read_text()
+    assert f"pip install 'vanilla-transformer @ git+{REPOSITORY}'" in text
+    assert "pip install vanilla-transformer" not in text

@@ -1,32 +1,39 @@
-"""The README.md of a trained model: metadata that the Hub reads, and text that says what the model is."""
+"""The model card: README.md of a trained model, with metadata for the Hub and text for people."""
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from .extras import REPOSITORY
 
-class Use(NamedTuple):
-    """How a task's pipeline is called, for examples."""
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
-    example: str  # what it is given
-    key: str  # where its first answer has what one wants to know
+
+class PipelineExample(NamedTuple):
+    """An input for a task's pipeline."""
+
+    example: str
+    key: str  # the most useful key of the answer
 
 
 USE = {
-    "translation": Use("A dog runs over the field.", "translation_text"),
-    "summarization": Use("A long text. It says many things.", "summary_text"),
-    "text2text-generation": Use("A dog runs over the field.", "generated_text"),
-    "text-generation": Use("In the beginning", "generated_text"),
-    "fill-mask": Use("A dog <mask> over the field.", "token_str"),
-    "text-classification": Use("What a wonderful film.", "label"),
-    "token-classification": Use("Ada lives in London.", "entity"),
-    "image-classification": Use("picture.png", "label"),
-    "object-detection": Use("picture.png", "label"),
+    "translation": PipelineExample("A dog runs over the field.", "translation_text"),
+    "summarization": PipelineExample("A long text. It says many things.", "summary_text"),
+    "text2text-generation": PipelineExample("A dog runs over the field.", "generated_text"),
+    "text-generation": PipelineExample("In the beginning", "generated_text"),
+    "fill-mask": PipelineExample("A dog <mask> over the field.", "token_str"),
+    "text-classification": PipelineExample("What a wonderful film.", "label"),
+    "token-classification": PipelineExample("Ada lives in London.", "entity"),
+    "image-classification": PipelineExample("picture.png", "label"),
+    "object-detection": PipelineExample("picture.png", "label"),
 }
 
 METRIC_NAMES = {
@@ -37,82 +44,26 @@ METRIC_NAMES = {
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "map": "mAP@[.5:.95]",
+    "map_50": "mAP@.5",
     "loss": "cross-entropy",
+    "perplexity": "perplexity",
+    "token_accuracy": "token accuracy",
+    "bits_per_character": "bits per character",
 }
-# Of what the Trainer and the recipes report.
-NOT_QUALITY = ("runtime", "_per_second", "_preparation_time", "_signature", "epoch")
-NOT_QUALITY += ("tokens", "words", "characters")  # how much text a score is of
+# Reported numbers that do not measure quality: times, and the size of the split.
+NOT_QUALITY = (
+    *("runtime", "_per_second", "_preparation_time", "_signature", "epoch"),
+    *("tokens", "words", "characters"),
+)
 
-TEMPLATE = """\
----
-{{ card_data }}
----
-
-# {{ name }}
-
-A Transformer as in "Attention Is All You Need" (Vaswani et al. 2017), trained from scratch with
-vanilla-transformer for {{ task }}{% if languages %} ({{ languages }}){% endif %}.
-{%- if sizes %} {{ sizes }}{% endif %}
-
-## How to use it
-
-The folder brings its code along, so that transformers is all you need:
-
-```python
-from transformers import pipeline
-
-pipe = pipeline({{ arguments }}, trust_remote_code=True)
-print(pipe({{ example }}))
-```
-
-With `pip install vanilla-transformer` nothing has to be trusted:
-
-```python
-import vanilla_transformer
-from transformers import pipeline
-
-pipe = pipeline({{ arguments }})
-print(pipe({{ example }}))
-```
-
-## Training
-
-Data: {{ data }}
-{% if command %}
-```
-{{ command }}
-```
-{% endif %}
-{%- if settings %}
-| setting | value |
-|---|---|
-{% for key, value in settings.items() -%}
-| {{ key }} | {{ value }} |
-{% endfor -%}
-{% endif %}
-## Results
-{% if results %}
-| data | metric | value | signature |
-|---|---|---|---|
-{% for row in results -%}
-| {{ row | join(" | ") }} |
-{% endfor -%}
-{% else %}
-The model was not scored.
-{% endif %}
-## Limits
-
-The model knows what its data contain.
-{%- if of_images %} On pictures of another kind it does worse, and what it says
-can be wrong or unfair in the ways its data are.
-{%- else %} Text of another kind
-{%- if longest %}, or of more than {{ longest }} tokens,{% endif %} comes out worse,
-and what it says can be wrong, offensive or unfair in the ways its data are.
-{%- endif %}
-{%- for limit in limits %}
-{{ limit }}
-{%- endfor %}
-"""
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/[^\s,;'\"\[\]()]+")
+HUB_TOKEN = re.compile(r"hf_\w{20,}")
+SECRET_FLAG = re.compile(r"--(token|hub[_-]t\w*)")  # argparse also accepts --hub_tok
+REDACTED = "REDACTED"
 
 
 def write_model_card(
@@ -132,34 +83,87 @@ def write_model_card(
     tags: Iterable[str] = (),
     limits: Iterable[str] = (),
 ) -> Path:
-    """Writes README.md into the folder of a saved model, and returns its path.
+    """Write README.md into the folder of a saved model, and return its path.
+
+    Absolute paths become relative ones or names, and tokens of the Hub become `REDACTED`.
 
     Args:
-        folder: what `save_pretrained` wrote; sizes are read from its config.json and weights.
+        folder: a folder that `save_pretrained` wrote. The card shows the sizes of its model.
         task: a task of `pipeline`, such as "translation" or "fill-mask".
-        data: what the model was trained on, in words, with its size and licence.
+        data: a description of the training data, with size and licence.
         results: the scores of each split, such as `{"test": {"bleu": 30.1, "bleu_signature": "nrefs:1|…"}}`.
-            The metrics of a Trainer, less their prefix, will do: its times and speeds are left out.
-        settings: of the training, in the order to be shown.
+            The card skips the times and speeds that a Trainer adds.
+        settings: training settings, in the order of the card.
         languages: codes such as "en", the source's first.
-        command: what trained the model.
-        model: the name of the model on the Hub, for the examples of use; the folder by default.
-        example, options: for these examples, a text or a picture's file name, the task's usual one by
-            default, and arguments such as `{"tgt_lang": "es"}`.
-        license: of the weights, a code such as "cc-by-4.0".
-        datasets: names of the data on the Hub; the scores are of the first.
-        tags, limits: more of either; a limit is a sentence.
+        command: the command that trained the model.
+        model: the model's name on the Hub, for the examples of use; by default the folder.
+        example: an input for the examples of use: a text, or the file name of an image.
+        options: arguments for the pipeline in these examples, such as `{"tgt_lang": "es"}`.
+        license: the licence of the weights, a code such as "cc-by-4.0".
+        datasets: names of the data on the Hub; the scores belong to the first.
+        tags: more tags for the Hub.
+        limits: more sentences for the section on limits.
 
     Raises:
-        FileNotFoundError: where there is no model in the folder.
+        FileNotFoundError: the folder contains no model.
     """
-    folder, languages, datasets = Path(folder), list(languages), list(datasets)
+    folder = Path(folder)
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise FileNotFoundError(f"{config_file}: a model card describes a saved model, and there is none")
+        raise FileNotFoundError(f"{config_file} does not exist: save the model before its card")
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    model = model or str(folder)
-    name = Path(model).name
+    card = make_card(
+        name=Path(model or folder.resolve()).name,
+        model=model or relative_path(str(folder)),
+        task=task,
+        data=data,
+        results=results,
+        settings=settings,
+        sizes=describe_sizes(config, folder),
+        languages=languages,
+        command=command,
+        example=example,
+        options=options,
+        license=license,
+        datasets=datasets,
+        tags=tags,
+        limits=limits,
+        longest=config.get("max_position_embeddings"),
+    )
+    card.save(folder / "README.md")
+    return folder / "README.md"
+
+
+def make_card(
+    *,
+    name: str,
+    model: str,
+    task: str,
+    data: str,
+    results: Mapping[str, Mapping[str, float | str]],
+    settings: Mapping[str, object],
+    sizes: str = "",
+    languages: Iterable[str] = (),
+    command: str | None = None,
+    example: str | None = None,
+    options: Mapping[str, object] | None = None,
+    license: str | None = None,
+    datasets: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    limits: Iterable[str] = (),
+    longest: int | None = None,
+    cost: str = "",
+    published: bool = True,
+) -> ModelCard:
+    """Return the card of a model that need not be on this machine; see `write_model_card`.
+
+    Args:
+        sizes: a sentence with the sizes of the model.
+        longest: the most tokens that the model reads.
+        cost: a sentence with the time and hardware of the training.
+        published: False adds that only training gives the weights.
+    """
+    languages, datasets = list(languages), list(datasets)
     arguments = [repr_of(task), f"model={repr_of(model)}"]
     arguments += [f"{key}={repr_of(value)}" for key, value in (options or {}).items()]
     scores = [
@@ -170,7 +174,7 @@ def write_model_card(
             dataset_split=split,
             metric_type=metric,
             metric_name=METRIC_NAMES.get(metric, metric.replace("_", " ")),
-            metric_value=value,
+            metric_value=float(f"{value:.4g}") if isinstance(value, float) else value,
             metric_args={"signature": signature} if (signature := signature_of(metric, metrics)) else None,
         )
         for split, metrics in results.items()
@@ -188,41 +192,89 @@ def write_model_card(
         metrics=list(dict.fromkeys(score.metric_type for score in scores)) or None,
         eval_results=scores or None,
     )
-    card = ModelCard.from_template(
+    return ModelCard.from_template(
         card_data,
-        template_str=TEMPLATE,
+        template_path=str(TEMPLATE),
         name=name,
+        model=model,
+        repository=REPOSITORY,
+        published=published,
         task=task,
         languages=" to ".join(languages) if task == "translation" else ", ".join(languages),
-        sizes=describe_sizes(config, folder),
+        sizes=sizes,
         arguments=", ".join(arguments),
         example=repr_of(example or USE[task].example),
-        data=data,
-        command=command,
-        settings=settings,
+        data=without_secrets(data),
+        cost=cost,
+        command=clean_command(command) if command else None,
+        settings={key: plain(value) for key, value in settings.items() if value is not None},
         results=[table_row(score) for score in scores],
         of_images=task in ("image-classification", "object-detection"),
-        longest=config.get("max_position_embeddings"),
+        longest=longest,
         limits=list(limits),
     )
-    card.save(folder / "README.md")
-    return folder / "README.md"
+
+
+def plain(value: object) -> str:
+    """Return a value as a reader would type it: `linear`, `true`, at most 4 digits of a float."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value):
+        rounded = float(f"{value:.4g}")
+        return str(int(rounded)) if rounded.is_integer() else str(rounded)
+    return without_secrets(str(value))
+
+
+def clean_command(command: str) -> str:
+    """Return a command with relative paths and without the value of --hub_token or --token."""
+    words: list[str] = []
+    for word in shlex.split(command):
+        flag, equals, _ = word.partition("=")
+        if words and SECRET_FLAG.fullmatch(words[-1]):
+            word = REDACTED
+        elif equals and SECRET_FLAG.fullmatch(flag):
+            word = f"{flag}={REDACTED}"
+        else:
+            word = relative_path(word) if word.startswith("/") else without_secrets(word)
+        words.append(word)
+    return shlex.join(words)
+
+
+def without_secrets(text: str) -> str:
+    """Return text with relative paths and without tokens of the Hub."""
+    text = ABSOLUTE_PATH.sub(lambda match: relative_path(match[0]), text)
+    return HUB_TOKEN.sub(REDACTED, text)
+
+
+def relative_path(path: str) -> str:
+    """Return an absolute path relative to the current folder, or only its name if it is elsewhere."""
+    absolute = Path(path)
+    if not absolute.is_absolute():
+        return path
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else absolute.name
 
 
 def signature_of(metric: str, metrics: Mapping[str, float | str]) -> str | None:
-    """That of its own name, or of the family's: `rouge_signature` is rouge1's and rougeL's."""
+    """Return the signature of a metric or of its family: `rouge_signature` belongs to rouge1 and rougeL."""
     signed = {name.removesuffix("_signature"): name for name in metrics if name.endswith("_signature")}
-    return next((metrics[name] for family, name in signed.items() if metric.startswith(family)), None)
+    return next((str(metrics[name]) for family, name in signed.items() if metric.startswith(family)), None)
 
 
 def table_row(score: EvalResult) -> list[str]:
-    cells = [f"{score.dataset_name}, {score.dataset_split}", score.metric_name, str(score.metric_value)]
+    """Return the cells of one score."""
+    cells = [
+        f"{score.dataset_name}, {score.dataset_split}",
+        str(score.metric_name),
+        plain(score.metric_value),
+    ]
     cells.append(score.metric_args["signature"] if score.metric_args else "")
     return [cell.replace("|", "\\|") for cell in cells]
 
 
 def describe_sizes(config: dict, folder: Path) -> str:
-    """One sentence with the model's sizes."""
+    """Return one sentence with the sizes of the model."""
     stacks = [
         f"{config[f'{stack}_layers']} {stack} layers"
         for stack in ("encoder", "decoder")
@@ -244,7 +296,7 @@ def describe_sizes(config: dict, folder: Path) -> str:
 
 
 def count_weights(folder: Path) -> int:
-    """Numbers in the folder's safetensors files; tied weights are there once."""
+    """Count the numbers in the safetensors files of a folder. Tied weights count once."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as weights:
@@ -253,8 +305,8 @@ def count_weights(folder: Path) -> int:
 
 
 def repr_of(value: object) -> str:
-    """A value as Python writes it, with double quotes, as this code does."""
+    """Return a value as Python source, with double quotes."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-__all__ = ["USE", "write_model_card"]
+__all__ = ["USE", "PipelineExample", "write_model_card"]

@@ -128,8 +128,8 @@ def card(path: Path) -> ModelCard:
         task=TASKS[objective] if folder.name == "language_modeling" else folder.name.replace("_", "-"),
         data=f"{describe_data(settings)}. [The recipe](../recipes/{folder.name}/{recipe.name}) says:\n\n"
         + "\n".join(f"> {line}".rstrip() for line in header[3:]),
-        cost=f"Training and scoring took {results['minutes']:.1f} minutes and {results['updates']:,} updates on "
-        f"{results['hardware']}.",
+        cost=f"Training and scoring took {results['minutes']:.1f} minutes and {results['updates']:,} updates "
+        f"on {results['hardware']}.",
         command=header[0].removeprefix("Not run yet: "),
         results={split: scores for split, scores in splits.items() if scores},
         settings={

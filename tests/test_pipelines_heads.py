@@ -1,10 +1,10 @@
-"""transformers' own pipelines on the encoder's heads: one text, lists, generators, data sets, batches."""
+"""transformers' own pipelines with this package's heads: one text, lists, generators, data sets, batches."""
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import (
@@ -27,7 +27,7 @@ TASKS = {
 
 @pytest.fixture(scope="module", params=["mean", "class_token"])
 def folders(request, tmp_path_factory):
-    """{task: a folder as the recipes save it}."""
+    """{task: a folder that the recipes would save}."""
     tokenizer = VanillaTransformerTokenizer.train([TEXTS], 280, min_frequency=1, show_progress=False)
     tokenizer.add_bos_token = request.param == "class_token"
     saved = {}
@@ -51,7 +51,7 @@ def folders(request, tmp_path_factory):
 
 
 def flat(value) -> list:
-    """The numbers and texts in an output, in order."""
+    """Returns all numbers and texts of a nested output, in order."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple | np.ndarray | torch.Tensor):
@@ -71,22 +71,22 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_way_to_give_texts(task, folders):
+def test_lists_generators_and_data_sets_give_the_same_as_single_texts(task, folders):
     pipe = pipeline(task, model=folders[task])
     expected = [pipe(text) for text in TEXTS]
     if TASKS[task] is VanillaTransformerForSequenceClassification:
-        expected = [answer[0] for answer in expected]  # alone, a text's answer is a list
+        expected = [answer[0] for answer in expected]  # one text gives a list
     dataset = Dataset.from_dict({"text": TEXTS})
     for batch_size in (None, 3):
-        for given in (TEXTS, (text for text in TEXTS), KeyDataset(dataset, "text")):
-            got = list(pipe(given, batch_size=batch_size))
-            if task == "feature-extraction":  # of a batch, transformers gives the padding's features too
+        for texts in (TEXTS, (text for text in TEXTS), KeyDataset(dataset, "text")):
+            got = list(pipe(texts, batch_size=batch_size))
+            if task == "feature-extraction":  # in a batch, transformers returns the features of padding too
                 got = [[answer[0][: len(alone[0])]] for answer, alone in zip(got, expected)]
             assert_same(got, expected)
 
 
 @pytest.mark.parametrize("task", ["text-classification", "sentiment-analysis"])
-def test_scores_are_the_models(task, folders):
+def test_scores_are_the_softmax_of_the_models_logits(task, folders):
     pipe = pipeline(task, model=folders[task])
     every = pipe(TEXTS[1], top_k=None)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_scores_are_the_models(task, folders):
     assert pipe("word " * 300, truncation=True, max_length=32)[0]["label"] in got
 
 
-def test_tokens_are_where_the_text_has_them(folders):
+def test_token_offsets_cover_the_text(folders):
     pipe = pipeline("token-classification", model=folders["token-classification"])
     for text in TEXTS:
         tokens = pipe(text)
@@ -111,9 +111,25 @@ def test_tokens_are_where_the_text_has_them(folders):
     assert all(TEXTS[1][group["start"] : group["end"]].strip() == group["word"].strip() for group in groups)
 
 
-def test_features_are_the_last_states(folders):
+def test_features_are_the_last_hidden_states(folders):
     pipe = pipeline("feature-extraction", model=folders["feature-extraction"])
     with torch.no_grad():
         states = pipe.model(**pipe.tokenizer(TEXTS[0], return_tensors="pt")).last_hidden_state
     np.testing.assert_allclose(np.array(pipe(TEXTS[0])), states.numpy(), rtol=1e-4, atol=1e-5)
     assert pipe(TEXTS[0], return_tensors=True).shape == states.shape
+
+
+@pytest.mark.parametrize("task", ["text-generation", "fill-mask"])
+def test_the_language_models_serve_their_pipelines(task, tmp_path):
+    tokenizer = VanillaTransformerTokenizer.train([TEXTS], 280, min_frequency=1, show_progress=False)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.split_special_tokens = False  # else "<mask>" in a text is text
+    tokenizer.save_pretrained(tmp_path)
+    auto_class = AutoModelForMaskedLM if task == "fill-mask" else AutoModelForCausalLM
+    config = VanillaTransformerConfig.from_preset("tiny", vocab_size=len(tokenizer), hidden_size=16)
+    auto_class.from_config(config).save_pretrained(tmp_path)
+    pipe = pipeline(task, model=str(tmp_path), device="cpu")
+    if task == "fill-mask":
+        assert len(pipe("the <mask> fox")) == 5
+    else:
+        assert pipe("the fox", max_new_tokens=4)[0]["generated_text"].startswith("the fox")

@@ -99,7 +99,7 @@ def test_combined():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (lambda: load_metric("f1", average="mean"), "average='mean' is none of .*macro"),
+        (lambda: load_metric("f1", average="mean"), "average='mean' is unknown; use one of .*macro"),
         (lambda: load_metric("f1").compute(predictions=[0, 1, 2], references=[0, 1, 2]), "multiclass"),
         (lambda: load_metric("accuracy").compute(), "accuracy has nothing to score"),
         (lambda: load_metric("f1", avarage="macro"), "no option.*avarage"),

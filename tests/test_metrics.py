@@ -135,7 +135,7 @@ def test_combined():
             "prediction 0 has no reference",
         ),
         (lambda: load_metric("chrf").compute(predictions=["a", "b"], references=["a"]), "Mismatch"),
-        (lambda: load_metric("perplexity").compute(nll=[1.0], tokens=[0]), "tokens to divide by"),
+        (lambda: load_metric("perplexity").compute(nll=[1.0], tokens=[0]), "at least one token"),
         (lambda: load_metric("token_accuracy").compute(predictions=[[1]], references=[[1, 2]]), "sentence 0"),
         (lambda: load_metric("token_accuracy").compute(predictions=[[1]], references=[[-100]]), "padding"),
     ],

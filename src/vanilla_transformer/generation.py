@@ -1,5 +1,6 @@
 """`generate` with the paper's decoding (section 6.1): beam search, and a length limit for each sentence."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from transformers.generation import (
     MaxLengthCriteria,
     StoppingCriteriaList,
 )
-from transformers.utils import ModelOutput
 
 from .beam_search import BeamSearch, allow_only
 
@@ -47,7 +47,8 @@ class PaperGenerationMixin(GenerationMixin):
       ignoring padding. This limit also applies to greedy search and sampling.
     """
 
-    config: Any
+    config: Any  # the model has these two
+    __call__: Callable[..., Any]
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -113,10 +114,10 @@ class PaperGenerationMixin(GenerationMixin):
     def _get_logits_processor(
         self,
         generation_config: Settings,
-        input_ids_seq_length: int | None = None,
-        encoder_input_ids: torch.Tensor | None = None,
+        input_ids_seq_length: int,
+        encoder_input_ids: torch.LongTensor,
         *args: Any,
-        model_kwargs: dict[str, Any] | None = None,
+        model_kwargs: dict[str, Any],
         **kwargs: Any,
     ) -> LogitsProcessorList:
         processors = super()._get_logits_processor(
@@ -137,13 +138,13 @@ class PaperGenerationMixin(GenerationMixin):
 
     def _beam_search(
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: Settings,
         synced_gpus: bool = False,
         **model_kwargs: Any,
-    ) -> ModelOutput | torch.Tensor:
+    ) -> Any:
         """Takes and returns what transformers' beam search does; `sequences_scores` are s(Y, X)."""
         settings, encoder_decoder = generation_config, self.config.is_encoder_decoder
         if not uses_own_search(settings):
@@ -156,7 +157,7 @@ class PaperGenerationMixin(GenerationMixin):
             input_ids, model_kwargs = input_ids[first_rows], select_rows(model_kwargs, first_rows)
         if settings.coverage_penalty:
             model_kwargs["output_attentions"] = True
-        longest = stopping_criteria.max_length - input_ids.shape[1]
+        longest = (stopping_criteria.max_length or settings.max_length) - input_ids.shape[1]
         search = start_search(settings, input_ids, longest, keep_rows, model_kwargs)
 
         other_criteria = StoppingCriteriaList(
@@ -164,7 +165,7 @@ class PaperGenerationMixin(GenerationMixin):
             for criterion in stopping_criteria
             if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
         )
-        steps = dict.fromkeys(step_outputs(settings, encoder_decoder), ())
+        steps: dict[str, tuple] = dict.fromkeys(step_outputs(settings, encoder_decoder), ())
 
         def stopped(tokens: torch.Tensor) -> torch.Tensor:
             return other_criteria(tokens, steps.get("scores"))
@@ -205,7 +206,7 @@ class PaperGenerationMixin(GenerationMixin):
         sequences = sequences[:, : input_ids.shape[1] + origins.shape[1]]
         if not settings.return_dict_in_generate:
             return sequences
-        result = {
+        result: dict[str, Any] = {
             "sequences": sequences,
             "sequences_scores": search.ranks[:, : search.returned].flatten(),
             "beam_indices": origins,
@@ -221,7 +222,7 @@ class PaperGenerationMixin(GenerationMixin):
             result["encoder_hidden_states"] = encoded.get("hidden_states")
         return GenerateBeamEncoderDecoderOutput(**result)
 
-    def _source_attention(self, outputs: ModelOutput) -> torch.Tensor:
+    def _source_attention(self, outputs: Any) -> torch.Tensor:
         """Σ_j p_ij over the target tokens j of this forward pass, `(rows, source)`."""
         weights = outputs.cross_attentions[-1] if outputs.cross_attentions else None
         if weights is None:

@@ -1,6 +1,7 @@
-"""Images to arrays of numbers, COCO annotations to boxes, on Pillow and NumPy alone; and boxes back again."""
+"""Converts images to pixel values and COCO annotations to boxes, and back. Needs only Pillow and NumPy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as the eye sees it: upright, three channels of 8 bits, transparent parts on white."""
+    """Return the image upright, with three channels of 8 bits, and white where it was transparent."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which Pillow would cut at 255
+    if image.mode.startswith("I"):  # 16 or 32 bits per pixel: Pillow clips them at 255
         levels = np.asarray(image)
         levels = levels // 256 if levels.max() > 255 else levels
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
@@ -25,12 +26,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 class VanillaTransformerImageProcessor(PilBackend):
-    """Resizes, rescales to [0, 1] and normalises images; for detection, pads them and reads annotations.
+    """Resizes, rescales and normalises images. For detection, it also pads them and reads annotations.
 
     The settings are those of transformers' image processors. `size` is `{"height": …, "width": …}`, or
     `{"shortest_edge": …, "longest_edge": …}` or `{"max_height": …, "max_width": …}`, which keep the aspect
-    ratio. With `do_pad` a batch of different sizes is padded on the right and at the bottom, to `pad_size` or
-    the largest of the batch, and `pixel_mask` is 1 where there is an image.
+    ratio. `do_pad` pads images on the right and at the bottom, to `pad_size` or the largest size in the
+    batch; `pixel_mask` is 1 for pixels of the image and 0 for padding.
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]
@@ -44,56 +45,63 @@ class VanillaTransformerImageProcessor(PilBackend):
     do_convert_rgb = True
     do_pad = False
 
-    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> np.ndarray:
-        """One image to `(channels, height, width)`."""
+    def process_image(
+        self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Return one image as an array `(channels, height, width)`."""
         if do_convert_rgb and isinstance(image, Image.Image):
             return np.asarray(to_rgb(image)).transpose(2, 0, 1)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def preprocess(
-        self, images: ImageInput, annotations: dict | Sequence[dict] | None = None, **kwargs
+        self, images: ImageInput, annotations: dict | Sequence[dict] | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """
+        """Return the inputs of a model.
+
         Args:
-            images: one or many: Pillow's, arrays, tensors, file names or addresses.
-            annotations: one for each image, as COCO has them: `{"image_id": 7, "annotations": [{"bbox":
-                [left, top, width, height], "category_id": 2}, …]}` in pixels of the image given. Boxes are
-                clipped to the image; what has no area then is left out, and so are crowds (`iscrowd`).
+            images: one image or several: PIL images, arrays, tensors, file names or URLs.
+            annotations: one for each image, in COCO's format: `{"image_id": 7, "annotations": [{"bbox":
+                [left, top, width, height], "category_id": 2}, …]}` in pixels of the original image. Boxes are
+                clipped to the image. Boxes without area and crowds (`iscrowd`) are skipped.
 
         Returns:
-            `pixel_values` `(batch, channels, height, width)`; with `do_pad`, `pixel_mask` `(batch, height,
-            width)`; with annotations, `labels`, a dictionary for each image: `class_labels` `(boxes,)`,
-            `boxes` `(boxes, 4)` as (center x, center y, width, height) in shares of the image without its
-            padding, `area` in pixels of the resized image, `iscrowd`, `image_id`, and the sizes `(height,
+            `pixel_values` `(batch, channels, height, width)`. With `do_pad`, `pixel_mask` `(batch, height,
+            width)`. With annotations, `labels`, a dictionary for each image: `class_labels` `(boxes,)`;
+            `boxes` `(boxes, 4)` as (center x, center y, width, height), relative to the image without
+            padding; `area` in pixels of the resized image; `iscrowd`; `image_id`; and the sizes `(height,
             width)` before and after resizing, `orig_size` and `size`.
+
+        Raises:
+            ValueError: an annotation is not in COCO's format, there is not one for each image, or images of
+                different sizes should become one tensor without `do_pad`.
         """
         return super().preprocess(images, annotations, **kwargs)
 
     def _preprocess(
         self,
-        images: list[np.ndarray],
+        images: Any,  # list of arrays (channels, height, width)
         annotations: dict | Sequence[dict] | None,
         do_resize: bool,
         size: SizeDict,
         resample: PILImageResampling | None,
         do_center_crop: bool | None,
-        crop_size: SizeDict | None,
+        crop_size: Any,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
-        image_mean: float | Sequence[float],
-        image_std: float | Sequence[float],
+        image_mean: Any,
+        image_std: Any,
         do_pad: bool | None,
-        pad_size: SizeDict | None,
+        pad_size: Any,
         return_tensors: str | None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         if isinstance(annotations, dict):
             annotations = [annotations]
         if annotations is not None and len(annotations) != len(images):
-            raise ValueError(f"{len(images)} images, but {len(annotations)} annotations; give one for each")
+            raise ValueError(f"{len(images)} images, but {len(annotations)} annotations: pass one per image")
         if annotations is not None and do_center_crop:
-            raise ValueError("do_center_crop would cut boxes off: leave it out where there are annotations")
+            raise ValueError("do_center_crop=True does not work with annotations: it would cut off boxes")
 
         original_sizes = [image.shape[-2:] for image in images]
         if do_resize:
@@ -102,22 +110,22 @@ class VanillaTransformerImageProcessor(PilBackend):
             images = [self.center_crop(image, crop_size) for image in images]
         resized_sizes = [image.shape[-2:] for image in images]
 
-        # For each channel, pixel * factor + offset rescales, takes off the mean and divides by the deviation.
-        factor = np.float32(rescale_factor if do_rescale else 1)
-        offset = np.float32(0)
+        # (pixel * rescale_factor - mean) / deviation, as one product and one sum per channel
+        factor = np.full((1, 1, 1), rescale_factor if do_rescale else 1, np.float32)
+        offset = np.zeros((1, 1, 1), np.float32)
         if do_normalize:
             mean, deviation = (np.reshape(np.float32(one), (-1, 1, 1)) for one in (image_mean, image_std))
             factor, offset = factor / deviation, -mean / deviation
         if do_rescale or do_normalize:
             images = [image * factor + offset for image in images]
 
-        data = {}
+        data: dict[str, Any] = {}
         if do_pad:
             images, data["pixel_mask"] = self.pad(images, pad_size=pad_size, return_mask=True)
         elif return_tensors is not None and len(set(resized_sizes)) > 1:
             found = ", ".join(f"{height}x{width}" for height, width in sorted(set(resized_sizes)))
             raise ValueError(
-                f"images of {found} cannot be one batch: set do_pad=True, or a size of height and width"
+                f"images of {found} cannot be one batch: set do_pad=True, or a size with height and width"
             )
         features = BatchFeature({"pixel_values": images, **data}, tensor_type=return_tensors)
         if annotations is not None:
@@ -133,8 +141,10 @@ class VanillaTransformerImageProcessor(PilBackend):
         return self.resize(image, size, resample)
 
     def to_dict(self) -> dict:
-        """The code that `auto_map` names is for the backend "pil". Named without its backend, pipelines would
-        ask whether a video processor's code of that name may be trusted."""
+        """Return the settings, with `auto_map` for the backend "pil".
+
+        Without the backend, a pipeline would also ask whether to trust the code of a video processor.
+        """
         settings = super().to_dict()
         code = settings.get("auto_map", {}).get("AutoImageProcessor")
         if isinstance(code, str):
@@ -143,22 +153,28 @@ class VanillaTransformerImageProcessor(PilBackend):
 
     def post_process_object_detection(
         self,
-        outputs,
+        outputs: Any,
         threshold: float = 0.5,
         target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
         top_k: int = 100,
     ) -> list[dict[str, torch.Tensor]]:
-        """What was found in each image, the surest first: `scores`, `labels` and `boxes` as (left, top,
-        right, bottom).
+        """Return the detections of each image, best first: `scores`, `labels` and `boxes`.
+
+        Boxes are (left, top, right, bottom).
 
         Args:
-            outputs: with `logits` `(batch, queries, labels)`, of which a sigmoid makes scores, and
-                `pred_boxes` `(batch, queries, 4)` as the labels of `preprocess` have them.
-            threshold: what is told has a higher score.
-            target_sizes: `(height, width)` of each image; without them boxes are in shares of the image.
-            top_k: how much is told of an image at most; a query may count with more than one label.
+            outputs: the model's outputs: `logits` `(batch, queries, labels)`, whose sigmoid is the score, and
+                `pred_boxes` `(batch, queries, 4)` in the format of `preprocess`.
+            threshold: return detections with a higher score.
+            target_sizes: `(height, width)` of each image, for boxes in pixels. Without them, boxes are
+                relative to the image.
+            top_k: the most detections per image. A query can be detected with more than one label.
+
+        Raises:
+            ValueError: there is not one target size for each image.
         """
-        boxes = center_to_corners_format(outputs.pred_boxes).clamp(0, 1)  # (batch, queries, 4)
+        corners: Any = center_to_corners_format(outputs.pred_boxes)
+        boxes = corners.clamp(0, 1)  # (batch, queries, 4)
         if target_sizes is not None:
             if len(target_sizes) != len(boxes):
                 raise ValueError(f"{len(boxes)} images, but {len(target_sizes)} target_sizes")
@@ -174,16 +190,16 @@ class VanillaTransformerImageProcessor(PilBackend):
 
 
 def _as_label(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, np.ndarray]:
-    """An annotation of COCO as the label of a detection model; sizes are (height, width)."""
+    """Return a COCO annotation as the label of a detection model. Sizes are (height, width)."""
     try:
         image_id = annotation["image_id"]
         objects = [one for one in annotation["annotations"] if not one.get("iscrowd", 0)]
-        boxes = np.array([one["bbox"] for one in objects], dtype=np.float32).reshape(-1, 4)
+        boxes: Any = np.array([one["bbox"] for one in objects], dtype=np.float32).reshape(-1, 4)
         labels = np.array([one["category_id"] for one in objects], dtype=np.int64)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            'an annotation is {"image_id": 7, "annotations": [{"bbox": [left, top, width, height], '
-            f'"category_id": 2}}, ...]}}, but {type(error).__name__} {error} in {str(annotation)[:200]}'
+            f"{type(error).__name__} {error} in the annotation {str(annotation)[:200]}; it must look like "
+            '{"image_id": 7, "annotations": [{"bbox": [left, top, width, height], "category_id": 2}, ...]}'
         ) from error
     boxes[:, 2:] += boxes[:, :2]  # left, top, right, bottom
     height, width = original

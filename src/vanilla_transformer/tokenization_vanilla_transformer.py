@@ -3,50 +3,52 @@
     tokenizer = VanillaTransformerTokenizer.train([data["en"], data["es"]], vocab_size=8000)
     batch = tokenizer(["A dog."], text_target=["Un perro."])  # input_ids, attention_mask, labels
 
-Text is UTF-8 bytes, and BPE (Sennrich et al. 2016) merges them, as in GPT-2: whatever has no piece of its own
-falls back to smaller pieces, in the end to bytes, so nothing is unknown. The other way there, pieces of
-characters with 256 byte tokens in reserve, needs a cut-off for rare characters, hardly ever uses its reserve,
-and in its usual form, where a character stands for the space, does not decode a text that has this character.
+BPE (Sennrich et al. 2016) merges UTF-8 bytes, as in GPT-2. A rare word becomes smaller pieces, in the end
+bytes, so there is no unknown token. The alternative is BPE of characters with 256 byte tokens as a fallback.
+It needs a threshold for rare characters, and its usual form, which writes the space as a character, cannot
+decode a text with that character.
 
-Before merging, text is cut into words (with inner apostrophes), single digits, runs of punctuation and runs
-of white space, so that "dog." and "dog" share a piece. A word keeps the space before it, and the whole text
-gets one space in front, which decoding takes away, so that a first word is the same piece as a later one.
+The tokenizer first splits a text into words (with inner apostrophes), single digits, runs of punctuation and
+runs of white space, so "dog." and "dog" share a piece. A word includes the space before it. Encoding adds a
+space before the text, so its first word is the same piece as later ones, and decoding removes this space.
 
-Decoding is exact: `decode(encode(text), skip_special_tokens=True) == text` for every text that UTF-8 can hold
-(lower-casing aside). For that, a special token's name in a text is text too: `<pad>` becomes "<", "pad", ">".
-Whoever types `<2es>` and means the tag passes `split_special_tokens=False`.
+Decoding is exact: `decode(encode(text), skip_special_tokens=True) == text` for every text that UTF-8 can
+encode, unless the tokenizer lower-cases. The name of a special token in a text is therefore text: `<pad>`
+becomes "<", "pad", ">". To type `<2es>` as the tag, pass `split_special_tokens=False`.
 """
 
 import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import TokenizersBackend
+from transformers import BatchEncoding, TokenizersBackend
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}  # ids 0, 1, 2
 
 WORD = r" ?[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"
 DIGIT = r" ?\p{N}"
 PUNCTUATION = r" ?[^\s\p{L}\p{M}\p{N}]+"
-WHITE_SPACE = r"\s+(?!\S)|\s+"  # the last space of a run goes with the word after it
+WHITE_SPACE = r"\s+(?!\S)|\s+"  # the last space of a run belongs to the word after it
 
-# No special token can also be a piece of text: each mixes punctuation with letters, and no piece does.
+# A special token is never a piece of text: it mixes punctuation with letters, and no piece does.
 LANGUAGE_TAG = re.compile(r"<2([A-Za-z][\w-]*)>")
 
 
 class VanillaTransformerTokenizer(TokenizersBackend):
-    """Byte-level BPE whose sequences end in `</s>`, with language tags for one model over several directions.
+    """Byte-level BPE that ends every sequence with `</s>`, with language tags for multilingual models.
 
-    `train` makes one, `from_pretrained` loads one. With a target language, chosen once
-    (`tokenizer.target_language = "es"`) or per call (`tokenizer(texts, target_language="es")`), every source
-    begins with its tag `<2es>` (Johnson et al. 2017); targets never do.
+    `train` makes a tokenizer, `from_pretrained` loads one. Set the target language once
+    (`tokenizer.target_language = "es"`) or per call (`tokenizer(texts, target_language="es")`): every source
+    then begins with the tag `<2es>` (Johnson et al. 2017). Targets have no tag.
     """
 
     _target_mode = False
+    _tokenizer: Tokenizer
 
     @classmethod
     def train(
@@ -62,22 +64,26 @@ class VanillaTransformerTokenizer(TokenizersBackend):
 
         Args:
             vocab_size: 3 special tokens, the language tags, 256 bytes and the merges, in this order of ids.
-                It gets smaller, with a warning, where the text holds too few pairs to merge.
-            language_tags: codes such as `"es"` or `"pt-BR"`; each becomes a token `<2es>`.
-            lowercase: lower-case all text. Decoding then gives the lower-cased text.
-            min_frequency: how often a pair must occur to be merged.
+                If the text has too few pairs to merge, the vocabulary is smaller, with a warning.
+            language_tags: codes such as `"es"` or `"pt-BR"`; each becomes a token such as `<2es>`.
+            lowercase: lower-case all text. Decoding then returns lower-cased text.
+            min_frequency: merge only pairs that occur at least this often.
+
+        Raises:
+            ValueError: `vocab_size` is too small, a language tag is not a code, or all columns are empty.
+            TypeError: a column holds something that is not text.
         """
         if isinstance(language_tags, str):
-            raise ValueError(f"language_tags is a list of codes: [{language_tags!r}], not {language_tags!r}")
+            raise ValueError(f"language_tags={language_tags!r} must be a list of codes: [{language_tags!r}]")
         tags = [f"<2{code}>" for code in dict.fromkeys(language_tags)]
         if wrong := [tag for tag in tags if not LANGUAGE_TAG.fullmatch(tag)]:
-            raise ValueError(f"language_tags are codes such as 'es' or 'pt-BR'; not {wrong[0][2:-1]!r}")
+            raise ValueError(f"language_tags has {wrong[0][2:-1]!r}; use codes such as 'es' or 'pt-BR'")
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         fixed = len(SPECIAL_TOKENS) + len(tags) + len(alphabet)
         if vocab_size < fixed:
             raise ValueError(
-                f"vocab_size={vocab_size} is too small: {len(SPECIAL_TOKENS)} special tokens, {len(tags)} "
-                f"language tags and {len(alphabet)} bytes need {fixed}, and each merge one more"
+                f"vocab_size={vocab_size} must be at least {fixed}: {len(SPECIAL_TOKENS)} special tokens, "
+                f"{len(tags)} language tags and {len(alphabet)} bytes, and one more for each merge"
             )
 
         backend = Tokenizer(BPE())
@@ -101,8 +107,8 @@ class VanillaTransformerTokenizer(TokenizersBackend):
         backend.train_from_iterator(_texts(columns), trainer)
         if (size := backend.get_vocab_size()) < vocab_size:
             warnings.warn(
-                f"the text gave a vocabulary of {size}, not {vocab_size}: no other pair of pieces occurs "
-                f"{min_frequency} times",
+                f"the vocabulary has {size} tokens instead of {vocab_size}: no other pair of pieces occurs "
+                f"{min_frequency} times in the text",
                 stacklevel=2,
             )
         return cls(
@@ -122,19 +128,19 @@ class VanillaTransformerTokenizer(TokenizersBackend):
 
     @property
     def target_language(self) -> str | None:
-        """The language whose tag begins each source; saved with the tokenizer."""
+        """The language of the tag before each source, or None. It is saved with the tokenizer."""
         return self.init_kwargs.get("target_language")
 
     @target_language.setter
-    def target_language(self, language: str | None):
-        self._tag(language)  # refuses an unknown one before anything changes
+    def target_language(self, language: str | None) -> None:
+        self._tag(language)  # raises for an unknown language before anything changes
         self.init_kwargs.pop("target_language", None)
         if language is not None:
             self.init_kwargs["target_language"] = language
         self.update_post_processor()
 
-    def update_post_processor(self):
-        """What stands around a text: `[<2xx>] [<s>] text [</s>]`, the tag in input mode only."""
+    def update_post_processor(self) -> None:
+        """Sets the tokens around a text: `[<2xx>] [<s>] text [</s>]`, with the tag for sources only."""
         self._add_bos_token &= self.bos_token is not None
         self._add_eos_token &= self.eos_token is not None
         tag = [] if self._target_mode else self._tag(self.target_language)
@@ -150,21 +156,25 @@ class VanillaTransformerTokenizer(TokenizersBackend):
         if language is None:
             return []
         if language not in self.languages:
-            known = ", ".join(self.languages) or "none; train with language_tags=[…]"
-            raise ValueError(f"target_language={language!r} has no tag in this tokenizer (it has: {known})")
+            known = ", ".join(self.languages) or "none: train it with language_tags=[…]"
+            raise ValueError(
+                f"target_language={language!r} has no tag; this tokenizer's languages are {known}"
+            )
         return [f"<2{language}>"]
 
-    def _switch_to_target_mode(self):
+    def _switch_to_target_mode(self) -> None:
         self._target_mode = True
         if self.target_language is not None:
             self.update_post_processor()
 
-    def _switch_to_input_mode(self):
-        self.__dict__.pop("_target_mode", None)  # the class has the default; see the end of _encode_plus
+    def _switch_to_input_mode(self) -> None:
+        self.__dict__.pop("_target_mode", None)  # back to the class's default, as in _encode_plus
         if self.target_language is not None:
             self.update_post_processor()
 
-    def _encode_plus(self, text, *args, target_language: str | None = None, **kwargs):
+    def _encode_plus(
+        self, text: Any, *args: Any, target_language: str | None = None, **kwargs: Any
+    ) -> BatchEncoding:
         default = self.target_language
         try:
             if target_language is not None:
@@ -173,14 +183,17 @@ class VanillaTransformerTokenizer(TokenizersBackend):
         finally:
             if target_language is not None:
                 self.target_language = default
-            # A call leaves no trace: what is saved, and what `datasets` hashes for its cache, stays the same.
+            # A call must not change what is saved, or what `datasets` hashes for its cache.
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
 
     @classmethod
-    def convert_to_native_format(cls, **kwargs):
-        """Tell the base class whether tokenizer.json adds `<s>` and `</s>`; it would assume neither."""
-        kwargs = super().convert_to_native_format(**kwargs)
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Returns the arguments of the constructor, with what tokenizer.json says about `<s>` and `</s>`.
+
+        Without this, the base class adds neither token.
+        """
+        kwargs = super().convert_to_native_format(trust_remote_code, **kwargs)
         if path := kwargs.get("tokenizer_file"):
             with open(path, encoding="utf-8") as file:
                 stored = (json.load(file)["post_processor"] or {}).get("special_tokens", {})
@@ -190,15 +203,20 @@ class VanillaTransformerTokenizer(TokenizersBackend):
 
 
 def _texts(columns: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The columns' texts, one after the other; a value that is not text is an error that tells its place."""
+    """Yield the texts of all columns.
+
+    Raises:
+        TypeError: a value is not text.
+        ValueError: there is no text.
+    """
     empty = True
     for number, column in enumerate(columns):
         if isinstance(column, str):
-            raise TypeError(f"columns[{number}] is a single text, not a column of texts: {column[:40]!r}")
+            raise TypeError(f"columns[{number}] is one text, {column[:40]!r}, but must be a list of texts")
         for row, text in enumerate(column):
             if not isinstance(text, str):
-                raise TypeError(f"column {number}, row {row} is not text: {text!r} ({type(text).__name__})")
+                raise TypeError(f"columns[{number}], row {row} is {type(text).__name__}, not text: {text!r}")
             empty = empty and not text.strip()
             yield text
     if empty:
-        raise ValueError("no text to train a tokenizer on: all columns are empty")
+        raise ValueError("the tokenizer needs text to train on: all columns are empty")

@@ -1,11 +1,15 @@
-"""Metrics for `evaluate` that need no network, of texts, tokens and classes."""
+"""Metrics for `evaluate` that need no network: of texts, tokens, classes and boxes."""
 
 import difflib
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from ..extras import extra
 
-# Name -> module and class. Imported when asked for: `evaluate`, sacreBLEU and scikit-learn take seconds.
+if TYPE_CHECKING:
+    from .offline import OfflineMetric
+
+# Name -> module and class. Imported on first use: `evaluate`, sacreBLEU and scikit-learn take seconds.
 NAMES = {
     "sacrebleu": ("text", "SacreBleu"),
     "chrf": ("text", "Chrf"),
@@ -24,16 +28,21 @@ MODULES = {class_name: module for module, class_name in NAMES.values()}
 __all__ = [*MODULES, "load_metric"]
 
 
-def load_metric(name, **options):
-    """A metric by its lower-case name and its constructor's options: `load_metric("chrf", word_order=2)`."""
+def load_metric(name: str, **options: Any) -> "OfflineMetric":
+    """Return a metric of this package by its lower-case name: `load_metric("chrf", word_order=2)`.
+
+    Raises:
+        ValueError: no metric has this name.
+        TypeError: the metric has no such option.
+    """
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"there is no metric {name!r}{meant}, only {', '.join(NAMES)}")
+        raise ValueError(f"metric {name!r} does not exist{meant}; use one of {', '.join(NAMES)}")
     return __getattr__(NAMES[name][1])(**options)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in MODULES:
         with extra("metrics"):
             return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -1,15 +1,18 @@
-"""Metrics of classification, counted by scikit-learn, under the names and options of `evaluate`'s own.
+"""Metrics of classification, computed by scikit-learn, with the names and options of `evaluate`'s own.
 
-Predictions and references are class ids, one for each example; or, where an example may have several
-classes, a list of 0 and 1 with a place for each class.
+Predictions and references hold one class id for each example. If an example can have several classes, they
+hold a list of 0 and 1 for each example, with one entry for each class.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
 from sklearn import metrics as sklearn_metrics
 
-from .offline import OfflineMetric
+from .offline import OfflineMetric, checked_options
 
 CLASSES = [
     Features({"predictions": Value("int64"), "references": Value("int64")}),
@@ -19,13 +22,13 @@ AVERAGES = ("binary", "micro", "macro", "weighted", "samples", None)
 
 
 class ClassificationMetric(OfflineMetric):
-    """A score that scikit-learn computes; its options are given to the metric, or to `compute`."""
+    """A score that scikit-learn computes. The constructor and `compute` take its options."""
 
-    def __init__(self, options: dict, **kwargs):
+    def __init__(self, options: dict[str, Any], **kwargs: Any):
         super().__init__(**kwargs)
         self.options = options
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011",
@@ -34,103 +37,107 @@ class ClassificationMetric(OfflineMetric):
             reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
         )
 
-    def _compute(self, predictions, references, **options):
-        options = self.options | options
-        unknown = options.keys() - self.options.keys()
-        if unknown:
-            raise TypeError(f"{self.name} has no option {sorted(unknown)}, only {', '.join(self.options)}")
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
+        options = self.options | checked_options(self.name, options, self.options)
         return {self.name: self.score(np.array(references), np.array(predictions), **options)}
 
 
 class Accuracy(ClassificationMetric):
-    """Share of the examples whose class is right, or, where there may be several, whose classes all are.
+    """The share of examples with the right class. If there can be several classes, all must be right.
 
     Args:
-        normalize: False gives the number of right examples.
+        normalize: False returns the number of right examples.
     """
 
     name = "accuracy"
 
-    def __init__(self, normalize=True, sample_weight=None, **kwargs):
+    def __init__(self, normalize: bool = True, sample_weight: Any = None, **kwargs: Any):
         super().__init__({"normalize": normalize, "sample_weight": sample_weight}, **kwargs)
 
-    def score(self, references, predictions, **options):
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> float:
         return float(sklearn_metrics.accuracy_score(references, predictions, **options))
 
 
 class PrecisionRecallF1(ClassificationMetric):
-    """What precision, recall and F1 have in common: a score for each class, and how they are averaged.
+    """The base class of precision, recall and F1: a score for each class, and their average.
 
     Args:
-        average: "binary" scores class `pos_label` alone, "macro" is the mean over classes, "weighted" that
-            mean by the classes' frequency, "micro" counts all decisions alike (with one class for each
-            example it equals the accuracy), "samples" is the mean over examples of several classes, and None
-            gives a list with the score of each class.
-        labels: class ids, in the order of that list and as many; those that occur if None.
-        zero_division: the score of a class that never occurs, 0 or 1, or nan, which leaves it out of means.
+        average: "binary" scores only the class `pos_label`. "macro" is the mean over the classes, and
+            "weighted" weights it by how often each class occurs. "micro" counts all decisions together (with
+            one class for each example, this is the accuracy). "samples" is the mean over examples that can
+            have several classes. None returns a list with the score of each class.
+        labels: the class ids to score, in the order of that list. None takes the classes that occur.
+        zero_division: the score of a class that never occurs: 0, 1, or nan, which means ignore.
     """
 
+    function: Callable[..., Any]
+
     def __init__(
-        self, average="binary", labels=None, pos_label=1, sample_weight=None, zero_division=0, **kwargs
+        self,
+        average: str | None = "binary",
+        labels: list[int] | None = None,
+        pos_label: int = 1,
+        sample_weight: Any = None,
+        zero_division: float = 0,
+        **kwargs: Any,
     ):
         options = {"average": average, "labels": labels, "pos_label": pos_label}
         super().__init__(options | {"sample_weight": sample_weight, "zero_division": zero_division}, **kwargs)
         self._check(average)
 
-    def _check(self, average):
+    def _check(self, average: str | None) -> None:
         if average not in AVERAGES:
-            raise ValueError(f"{average=} is none of {', '.join(map(repr, AVERAGES))}")
+            raise ValueError(f"{average=} is unknown; use one of {', '.join(map(repr, AVERAGES))}")
 
-    def score(self, references, predictions, average, pos_label, **options):
-        self._check(average)
-        score = self.function(references, predictions, average=average, pos_label=pos_label, **options)
-        return np.asarray(score).tolist()
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> Any:
+        self._check(options["average"])
+        return np.asarray(self.function(references, predictions, **options)).tolist()
 
 
 class Precision(PrecisionRecallF1):
-    """Of the examples that are said to be of a class, the share that are.
-
-    The options are those of `PrecisionRecallF1`.
-    """
+    """The share of the predictions of a class that are right. Takes the options of `PrecisionRecallF1`."""
 
     name = "precision"
     function = staticmethod(sklearn_metrics.precision_score)
 
 
 class Recall(PrecisionRecallF1):
-    """Of the examples of a class, the share that are said to be.
-
-    The options are those of `PrecisionRecallF1`.
-    """
+    """The share of the examples of a class that are found. Takes the options of `PrecisionRecallF1`."""
 
     name = "recall"
     function = staticmethod(sklearn_metrics.recall_score)
 
 
 class F1(PrecisionRecallF1):
-    """The harmonic mean of precision and recall.
-
-    The options are those of `PrecisionRecallF1`.
-    """
+    """The harmonic mean of precision and recall. Takes the options of `PrecisionRecallF1`."""
 
     name = "f1"
     function = staticmethod(sklearn_metrics.f1_score)
 
 
 class ConfusionMatrix(ClassificationMetric):
-    """How many examples of class i (row) are said to be of class j (column), as lists.
+    """A list of rows: row i, column j is the number of examples of class i with prediction j.
 
     Args:
-        labels: class ids, in the order of rows and columns; those that occur if None.
-        normalize: "true", "pred" or "all" divides by the sum of the row, of the column, or of all.
+        labels: the class ids, in the order of rows and columns. None takes the classes that occur.
+        normalize: "true", "pred" or "all" divides by the sum of the row, the column, or everything.
     """
 
     name = "confusion_matrix"
 
-    def __init__(self, labels=None, normalize=None, sample_weight=None, **kwargs):
+    def __init__(
+        self,
+        labels: list[int] | None = None,
+        normalize: str | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ):
         super().__init__({"labels": labels, "normalize": normalize, "sample_weight": sample_weight}, **kwargs)
 
-    def score(self, references, predictions, **options):
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> list[list[float]]:
         if references.ndim > 1:
             raise ValueError("confusion_matrix needs one class for each example, not several")
         return sklearn_metrics.confusion_matrix(references, predictions, **options).tolist()

@@ -1,8 +1,10 @@
-"""Metrics of object detection, by COCO's protocol and its own program, pycocotools."""
+"""Mean average precision of object detection, computed by COCO's own program, pycocotools."""
 
 import contextlib
 import io
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -10,13 +12,13 @@ from datasets import Features, List, Value
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .offline import OfflineMetric
+from .offline import OfflineMetric, checked_options
 
 BOXES = List(List(Value("float64"), length=4))
 FOUND = {"boxes": BOXES, "scores": List(Value("float64")), "labels": List(Value("int64"))}
 TRUE = {"boxes": BOXES, "labels": List(Value("int64"))}
 
-# What COCO calls its twelve numbers, in the order of its `stats`.
+# The names of COCO's twelve numbers, in the order of its `stats`.
 SUMMARY = (
     *("map", "map_50", "map_75", "map_small", "map_medium", "map_large"),
     *("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"),
@@ -24,30 +26,31 @@ SUMMARY = (
 
 
 class MeanAveragePrecision(OfflineMetric):
-    """COCO's mean average precision: `map` over IoU .50, .55, … .95, `map_50`, `map_75`, its ten fellows, and
-    `map_per_class`, `map_50_per_class` by label.
+    """COCO's mean average precision: `map` over IoU .50, .55, … .95, and COCO's eleven other numbers.
 
-    Each batch is matched to the truth as it comes, and only scores and verdicts are kept: neither pixels nor
-    boxes of what was seen before. Boxes are (left, top, right, bottom) in pixels, for COCO's small, medium
-    and large are in pixels too. A number that nothing stands for, such as `map_small` without small objects,
-    is -1, as with COCO.
+    `map_per_class` and `map_50_per_class` are dictionaries from label to score. A number that has no objects
+    to score, such as `map_small` without small objects, is -1, as in COCO.
 
-    Predictions have `boxes`, `scores` and `labels` for each image; of each label the best hundred count.
-    References have `boxes`, `labels` and, if there are any, `iscrowd`, boxes around many objects that were
-    not told apart, and `area`, where that is not the box's.
+    Predictions have `boxes`, `scores` and `labels` for each image; COCO takes the 100 best boxes of each
+    label. References have `boxes` and `labels`. They can have `iscrowd`, which marks a box around a group of
+    objects, and `area`, if it differs from the box's. Boxes are (left, top, right, bottom) in pixels, because
+    COCO's sizes small, medium and large are in pixels.
+
+    `add_batch` matches boxes at once and keeps only scores and matches, so memory does not grow with the
+    number of pixels.
     """
 
     name = "mean_average_precision"
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         if self.num_process > 1:
             raise ValueError(
-                "mean_average_precision counts what it is given: gather the batches, num_process=1"
+                "mean_average_precision needs num_process=1: gather the batches of all processes first"
             )
-        self._forget()
+        self._reset()
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
@@ -56,27 +59,30 @@ class MeanAveragePrecision(OfflineMetric):
             reference_urls=["https://cocodataset.org/#detection-eval"],
         )
 
-    def _forget(self):
+    def _reset(self) -> None:
         self.images = 0
-        self.verdicts = defaultdict(dict)  # (label, area range) -> {image: what pycocotools found there}
+        # (label, area range) -> {image: pycocotools' matches of this image}
+        self.matches: dict[tuple[int, tuple[float, ...]], dict[int, dict]] = defaultdict(dict)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.images
 
-    # `evaluate` adds to the docstrings of these three, so that each has one.
+    # `evaluate` extends the docstrings of these three methods, so each needs one.
 
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """One image."""
+    def add(self, *, prediction: dict | None = None, reference: dict | None = None, **kwargs: Any) -> None:
+        """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Match the images of a batch, and keep the verdicts."""
-        if kwargs:
-            raise ValueError(f"{self.name} has no input {sorted(kwargs)}, only predictions and references")
+    def add_batch(
+        self, *, predictions: Sequence[Any] = (), references: Sequence[Any] = (), **kwargs: Any
+    ) -> None:
+        """Match the boxes of a batch of images, and keep the matches."""
+        checked_options(self.name, kwargs, ("predictions", "references"))
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
         numbers = range(self.images, self.images + len(references))
-        truth, found = [], []
+        truth: list[dict] = []
+        found: list[dict] = []
         for image, reference, prediction in zip(numbers, references, predictions):
             crowds = _column(reference, "iscrowd", np.zeros(len(reference["labels"])))
             objects = _objects(image, reference, iscrowd=crowds)
@@ -86,62 +92,61 @@ class MeanAveragePrecision(OfflineMetric):
         scorer = _scorer(numbers, truth, found)
         scorer.params.imgIds = list(numbers)
         scorer.params.catIds = sorted({one["category_id"] for one in truth + found})
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             scorer.evaluate()
-        for verdict in filter(None, scorer.evalImgs):
-            key = verdict["category_id"], tuple(verdict["aRng"])
-            self.verdicts[key][verdict["image_id"]] = {
-                "dtScores": np.array(verdict["dtScores"]),
-                "dtMatches": verdict["dtMatches"] > 0,
-                "dtIgnore": verdict["dtIgnore"].astype(bool),
-                "gtIgnore": verdict["gtIgnore"].astype(bool),
+        for match in filter(None, scorer.evalImgs):
+            key = match["category_id"], tuple(match["aRng"])
+            self.matches[key][match["image_id"]] = {
+                "dtScores": np.array(match["dtScores"]),
+                "dtMatches": match["dtMatches"] > 0,
+                "dtIgnore": match["dtIgnore"].astype(bool),
+                "gtIgnore": match["gtIgnore"].astype(bool),
             }
         self.images += len(references)
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """As any metric's; takes no options, and forgets all batches."""
-        if kwargs:
-            raise TypeError(f"{self.name} has no option {sorted(kwargs)}")
-        if predictions is not None or references is not None:
-            self.add_batch(predictions=predictions, references=references)
+    def compute(
+        self, *, predictions: Sequence[Any] = (), references: Sequence[Any] = (), **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the scores of all images added so far, and start again. Takes no options."""
+        self.add_batch(predictions=predictions, references=references, **kwargs)
         if not self.images:
-            raise ValueError(f"{self.name} has nothing to score: no images were given")
+            raise ValueError(f"{self.name} has nothing to score: add images first")
         scorer = _scorer(range(self.images), [], [])
         settings = scorer.params
         settings.imgIds = list(range(self.images))
-        labels = settings.catIds = sorted({int(label) for label, _ in self.verdicts})
+        labels = settings.catIds = sorted({int(label) for label, _ in self.matches})
         scorer.evalImgs = [
-            self.verdicts[label, tuple(area)].get(image)
+            self.matches[label, tuple(area)].get(image)
             for label in settings.catIds
             for area in settings.areaRng
             for image in settings.imgIds
         ]
         scorer._paramsEval = settings
-        self._forget()
-        if not settings.catIds:  # nothing was there and nothing was found
+        self._reset()
+        if not settings.catIds:  # no objects and no predictions
             return dict.fromkeys(SUMMARY, -1.0) | {"map_per_class": {}, "map_50_per_class": {}}
         with contextlib.redirect_stdout(io.StringIO()):
             scorer.accumulate()
             scorer.summarize()
         precision = scorer.eval["precision"][..., 0, -1]  # (IoU, recall, label), all areas, 100 detections
-        there = [index for index in range(len(labels)) if (precision[..., index] > -1).any()]
+        scored = [index for index in range(len(labels)) if (precision[..., index] > -1).any()]
         return dict(zip(SUMMARY, scorer.stats.tolist())) | {
-            "map_per_class": {labels[index]: float(precision[..., index].mean()) for index in there},
-            "map_50_per_class": {labels[index]: float(precision[0, :, index].mean()) for index in there},
+            "map_per_class": {labels[index]: float(precision[..., index].mean()) for index in scored},
+            "map_50_per_class": {labels[index]: float(precision[0, :, index].mean()) for index in scored},
         }
 
 
-def _column(values: dict, name: str, default):
+def _column(values: dict, name: str, default: Any) -> Any:
     return default if values.get(name) is None else np.asarray(values[name])
 
 
-def _objects(image: int, given: dict, **columns) -> list[dict]:
-    """Boxes of one image as COCO's annotations; ids are left to `_scorer`."""
-    boxes = np.asarray(given["boxes"], dtype=np.float64).reshape(-1, 4)
-    labels = np.asarray(given["labels"])
+def _objects(image: int, values: dict, **columns: Any) -> list[dict]:
+    """Return the boxes of one image as COCO annotations without ids; `_scorer` adds those."""
+    boxes = np.asarray(values["boxes"], dtype=np.float64).reshape(-1, 4)
+    labels = np.asarray(values["labels"])
     for name, column in {"labels": labels, **columns}.items():
         if len(column) != len(boxes):
-            raise ValueError(f"image {image} has {len(boxes)} boxes, but {len(column)} of {name}")
+            raise ValueError(f"image {image} has {len(boxes)} boxes but {len(column)} values in {name!r}")
     objects = []
     for box, label, *rest in zip(boxes, labels, *columns.values()):
         left, top, right, bottom = box.tolist()
@@ -154,6 +159,7 @@ def _objects(image: int, given: dict, **columns) -> list[dict]:
 
 
 def _scorer(images: range, truth: list[dict], found: list[dict]) -> COCOeval:
+    """Return pycocotools' scorer of these annotations and predictions."""
     sides = []
     for objects in (truth, found):
         side = COCO()

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import math
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import evaluate
 from datasets import Features, List, Value
@@ -10,39 +12,50 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU, CHRF
 
-from .offline import OfflineMetric
+from .offline import OfflineMetric, checked_options
 
-TEXTS = [  # one reference for each prediction, or a list of them, whose number may vary
+TEXTS = [  # one reference for each prediction, or a list of any number of them
     Features({"predictions": Value("string"), "references": Value("string")}),
     Features({"predictions": Value("string"), "references": List(Value("string"))}),
 ]
 
 
-def score_texts(scorer, predictions, references):
-    """sacreBLEU's score and signature; it wants all first references, then all second ones, and so on."""
-    references = [[texts] if isinstance(texts, str) else texts for texts in references]
-    for index, texts in enumerate(references):
+def reference_lists(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    """Return the references of each prediction as a list."""
+    lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    for index, texts in enumerate(lists):
         if not texts:
             raise ValueError(f"prediction {index} has no reference: {predictions[index]!r}")
-    score = scorer.corpus_score(list(predictions), list(zip_longest(*references)))
+    return lists
+
+
+def score_texts(
+    scorer: BLEU | CHRF, predictions: Sequence[str], references: Sequence[str | Sequence[str]]
+) -> tuple[Any, str]:
+    """Return sacreBLEU's score and its signature."""
+    # sacreBLEU takes the first reference of every prediction, then the second of every prediction, and so on.
+    columns = list(zip_longest(*reference_lists(predictions, references)))
+    score = scorer.corpus_score(list(predictions), columns)
     return score, str(scorer.get_signature())
 
 
 class SacreBleu(OfflineMetric):
-    """BLEU as sacreBLEU counts it, with the signature that makes it comparable.
+    """sacreBLEU's BLEU, with the signature that makes scores comparable.
 
-    The options are sacreBLEU's. `compute` takes them too, and its `smooth_method` and `smooth_value`.
+    The options are sacreBLEU's. `compute` takes them too, and also `smooth_method` and `smooth_value`.
     """
 
     name = "sacrebleu"
 
-    def __init__(self, tokenize="13a", lowercase=False, force=False, **kwargs):
+    def __init__(self, tokenize: str = "13a", lowercase: bool = False, force: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        self.options = {"tokenize": tokenize, "lowercase": lowercase, "force": force}
+        self.options: dict[str, Any] = {"tokenize": tokenize, "lowercase": lowercase, "force": force}
         if tokenize not in BLEU.TOKENIZERS:
-            raise ValueError(f"{tokenize=} is none of sacreBLEU's: {', '.join(BLEU.TOKENIZERS)}")
+            raise ValueError(
+                f"{tokenize=} is not a tokenizer of sacreBLEU; use one of {', '.join(BLEU.TOKENIZERS)}"
+            )
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Matt Post, A Call for Clarity in Reporting BLEU Scores, WMT 2018",
@@ -51,20 +64,30 @@ class SacreBleu(OfflineMetric):
             reference_urls=["https://github.com/mjpost/sacrebleu"],
         )
 
-    def _compute(self, predictions, references, **options):
-        score, signed = score_texts(BLEU(**self.options | options), predictions, references)
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[str | Sequence[str]], **options: Any
+    ) -> dict[str, Any]:
+        score, signature = score_texts(BLEU(**self.options | options), predictions, references)
         names = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
-        return {name: getattr(score, name) for name in names} | {"signature": signed}
+        return {name: getattr(score, name) for name in names} | {"signature": signature}
 
 
 class Chrf(OfflineMetric):
-    """chrF2, or chrF2++ with `word_order=2`, as sacreBLEU counts it. The options are sacreBLEU's."""
+    """sacreBLEU's chrF2, or chrF2++ with `word_order=2`. The options are sacreBLEU's."""
 
     name = "chrf"
 
-    def __init__(self, word_order=0, char_order=6, beta=2, lowercase=False, whitespace=False, **kwargs):
+    def __init__(
+        self,
+        word_order: int = 0,
+        char_order: int = 6,
+        beta: int = 2,
+        lowercase: bool = False,
+        whitespace: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.options = {
+        self.options: dict[str, Any] = {
             "word_order": word_order,
             "char_order": char_order,
             "beta": beta,
@@ -72,7 +95,7 @@ class Chrf(OfflineMetric):
             "whitespace": whitespace,
         }
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Maja Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015",
@@ -81,35 +104,44 @@ class Chrf(OfflineMetric):
             reference_urls=["https://github.com/mjpost/sacrebleu"],
         )
 
-    def _compute(self, predictions, references, **options):
-        score, signed = score_texts(CHRF(**self.options | options), predictions, references)
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[str | Sequence[str]], **options: Any
+    ) -> dict[str, Any]:
+        score, signature = score_texts(CHRF(**self.options | options), predictions, references)
         names = ("score", "char_order", "word_order", "beta")
-        return {name: getattr(score, name) for name in names} | {"signature": signed}
+        return {name: getattr(score, name) for name in names} | {"signature": signature}
 
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 class Rouge(OfflineMetric):
-    """Mean F1 over the examples, between 0 and 1, of n-grams and of longest common subsequences.
+    """ROUGE F1 of n-grams and of longest common subsequences: the mean over the examples, between 0 and 1.
 
-    Exact, where `evaluate`'s own module returns the median of a bootstrap. Of several references the one with
-    the best F1 counts, for each type by itself. Words are runs of a-z and 0-9 in lower case, so other
-    scripts need a `tokenizer`. rougeLsum takes the lines of a text for its sentences: write one a line.
+    The mean is exact; `evaluate`'s own module returns the median of a bootstrap. With several references,
+    each type takes the reference with the best F1. Words are runs of a-z and 0-9 in lower case: texts in
+    another script need a `tokenizer`. rougeLsum treats each line of a text as a sentence.
 
     Args:
-        rouge_types: of rouge1 to rouge9, rougeL (the text as one sentence) and rougeLsum (the union over
-            sentences, what is published as "ROUGE-L" of summaries of several).
-        use_stemmer: compare Porter's stems, as `ROUGE-1.5.5.pl -m` does and publications do.
-        use_aggregator: False gives a list with the score of each example.
-        tokenizer: a function from text to words, in place of that rule.
+        rouge_types: any of rouge1 to rouge9, rougeL (the text is one sentence) and rougeLsum (the union over
+            the sentences, which papers report as ROUGE-L of summaries with several sentences).
+        use_stemmer: compare Porter stems, as `ROUGE-1.5.5.pl -m` and most papers do.
+        use_aggregator: False returns a list with the score of each example.
+        tokenizer: a function from a text to its list of words, instead of the rule above.
     """
 
     name = "rouge"
 
-    def __init__(self, rouge_types=TYPES, use_stemmer=True, use_aggregator=True, tokenizer=None, **kwargs):
+    def __init__(
+        self,
+        rouge_types: Sequence[str] = TYPES,
+        use_stemmer: bool = True,
+        use_aggregator: bool = True,
+        tokenizer: Callable[[str], list[str]] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.options = {
+        self.options: dict[str, Any] = {
             "rouge_types": rouge_types,
             "use_stemmer": use_stemmer,
             "use_aggregator": use_aggregator,
@@ -117,7 +149,7 @@ class Rouge(OfflineMetric):
         }
         self._scorer(**self.options)
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Chin-Yew Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
@@ -126,41 +158,43 @@ class Rouge(OfflineMetric):
             reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
         )
 
-    def _scorer(self, rouge_types, use_stemmer, tokenizer, use_aggregator=True) -> RougeScorer:
+    def _scorer(
+        self,
+        rouge_types: Sequence[str],
+        use_stemmer: bool,
+        tokenizer: Callable[[str], list[str]] | None,
+        use_aggregator: bool,
+    ) -> RougeScorer:
         known = {*TYPES, *(f"rouge{size}" for size in range(1, 10))}
         if wrong := [name for name in rouge_types if name not in known]:
-            raise ValueError(
-                f"rouge_types has {wrong[0]!r}, which is none of rouge1 to rouge9, rougeL, rougeLsum"
-            )
+            raise ValueError(f"rouge_types has {wrong[0]!r}; use rouge1 to rouge9, rougeL or rougeLsum")
         words = DefaultTokenizer(use_stemmer) if tokenizer is None else _Words(tokenizer)
         return RougeScorer(list(rouge_types), tokenizer=words)
 
-    def _compute(self, predictions, references, **options):
-        unknown = options.keys() - self.options.keys()
-        if unknown:
-            raise TypeError(f"rouge has no option {sorted(unknown)}, only {', '.join(self.options)}")
-        options = self.options | options
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[str | Sequence[str]], **options: Any
+    ) -> dict[str, Any]:
+        options = self.options | checked_options(self.name, options, self.options)
         scorer = self._scorer(**options)
-        rows = []
-        for index, (prediction, texts) in enumerate(zip(predictions, references)):
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            if not texts:
-                raise ValueError(f"prediction {index} has no reference: {prediction!r}")
-            rows.append(scorer.score_multi(texts, prediction))
-        scores = {name: [float(row[name].fmeasure) for row in rows] for name in options["rouge_types"]}
-        if options["use_aggregator"]:
-            scores = {name: math.fsum(column) / len(rows) for name, column in scores.items()}
-        return scores | {"signature": _signature(**options)}
+        rows = [
+            scorer.score_multi(texts, prediction)
+            for prediction, texts in zip(predictions, reference_lists(predictions, references))
+        ]
+        scores: dict[str, Any] = {}
+        for name in options["rouge_types"]:
+            column = [float(row[name].fmeasure) for row in rows]
+            scores[name] = math.fsum(column) / len(rows) if options["use_aggregator"] else column
+        return scores | {"signature": _signature(options["use_stemmer"], options["tokenizer"])}
 
 
 class _Words:
-    """What rouge-score wants a tokenizer to be."""
+    """A tokenizer in the form that rouge-score expects."""
 
-    def __init__(self, tokenize):
+    def __init__(self, tokenize: Callable[[str], list[str]]):
         self.tokenize = tokenize
 
 
-def _signature(use_stemmer, tokenizer, **_) -> str:
+def _signature(use_stemmer: bool, tokenizer: Callable[[str], list[str]] | None) -> str:
     words = "a-z0-9" if tokenizer is None else getattr(tokenizer, "__name__", type(tokenizer).__name__)
     stem = "porter" if use_stemmer and tokenizer is None else "no"
     return f"f1|words:{words}|stem:{stem}|rouge-score:{importlib.metadata.version('rouge-score')}"

@@ -140,7 +140,7 @@ def test_keeps_no_boxes():
     predictions, references = at_random()
     metric = load_metric("mean_average_precision")
     metric.add_batch(predictions=predictions, references=references)
-    kept = [value for images in metric.verdicts.values() for one in images.values() for value in one]
+    kept = [value for images in metric.matches.values() for one in images.values() for value in one]
     assert set(kept) == {"dtScores", "dtMatches", "dtIgnore", "gtIgnore"}
 
 
@@ -170,7 +170,7 @@ def test_images_without_objects():
 def test_bad_input():
     with pytest.raises(ValueError, match="2 predictions, but 1 references"):
         score([found(), found()], [there()])
-    with pytest.raises(ValueError, match="image 0 has 1 boxes, but 2 of labels"):
+    with pytest.raises(ValueError, match="image 0 has 1 boxes but 2 values in 'labels'"):
         score([{"boxes": [SQUARE], "labels": [0, 1], "scores": [0.5]}], [there()])
     with pytest.raises(TypeError, match="no option"):
         load_metric("mean_average_precision").compute(predictions=[], references=[], iou=0.5)

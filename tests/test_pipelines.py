@@ -103,7 +103,7 @@ def test_arguments_of_the_call_override_those_of_the_pipeline(parts):
 def test_the_defaults_are_four_beams_and_256_tokens(parts):
     model, tokenizer = parts
     pipe = pipeline("translation", model=model, tokenizer=tokenizer, device="cpu")
-    settings = pipe._prepare_generate_kwargs({})
+    settings = pipe._with_defaults({}, pipe._chosen_settings({}))
     assert (settings["num_beams"], settings["max_new_tokens"]) == (4, 256)
 
 

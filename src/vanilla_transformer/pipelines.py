@@ -3,6 +3,7 @@
 They work with any encoder-decoder model, and keep the options and output keys of transformers 4.
 """
 
+import copy
 import math
 import re
 from collections import Counter
@@ -11,15 +12,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, BatchEncoding, GenerationConfig, Pipeline
+from transformers import AutoModelForSeq2SeqLM, BatchEncoding, Pipeline
 from transformers import pipelines as stock_pipelines
 from transformers.pipelines import PIPELINE_REGISTRY, PipelineRegistry
+from transformers.pipelines.base import load_assistant_model
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput, logging
 
 logger = logging.get_logger(__name__)
 
 LANGUAGE_PAIR = re.compile(r"translation_(.+?)_to_(.+)")
+DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}  # transformers' own defaults for these pipelines
 STAND_IN = "."  # replaces a blank text in the batch; its output is discarded
 
 
@@ -53,14 +56,24 @@ class Text2TextGenerationPipeline(Pipeline):
     _load_video_processor: Any = False
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = True
-    _pipeline_calls_generate = True
-    _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
+    _pipeline_calls_generate = (
+        False  # if True, versions of transformers treat generate's arguments differently
+    )
     return_name = "generated"
     model: Any
     tokenizer: Any
-    prefix: Any
+    prefix: str
 
-    def __init__(self, model: Any, tokenizer: Any = None, *, task: str = "", **kwargs: Any):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        task: str = "",
+        assistant_model: Any = None,
+        assistant_tokenizer: Any = None,
+        **kwargs: Any,
+    ):
         if not (model.config.is_encoder_decoder and model.can_generate()):
             raise ValueError(
                 f"{type(self).__name__} needs an encoder-decoder model with a language modeling head, but "
@@ -72,8 +85,12 @@ class Text2TextGenerationPipeline(Pipeline):
         # T5 and BART store decoding settings, and the prompt that selects the task, under the task's name.
         by_task = dict((getattr(model.config, "task_specific_params", None) or {}).get(task, {}))
         prefix = by_task.pop("prefix", None)
+        self.prefix = prefix or getattr(model.config, "prefix", None) or ""
         super().__init__(model, tokenizer, task=task, **{**by_task, **kwargs})
-        self.prefix = prefix or self.prefix or ""
+        self.generate_kwargs, self._forward_params = self._forward_params, {}
+        self.assistant_model, self.assistant_tokenizer = load_assistant_model(
+            model, assistant_model, assistant_tokenizer
+        )
 
     def _sanitize_parameters(
         self,
@@ -93,10 +110,6 @@ class Text2TextGenerationPipeline(Pipeline):
         }
         if stop_sequence is not None:
             generate_kwargs |= {"stop_strings": stop_sequence, "tokenizer": self.tokenizer}
-        if self.assistant_model is not None:
-            generate_kwargs["assistant_model"] = self.assistant_model
-        if self.assistant_tokenizer is not None:
-            generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
         return without_none(preprocess), generate_kwargs, without_none(postprocess)
 
     def __call__(
@@ -170,22 +183,48 @@ class Text2TextGenerationPipeline(Pipeline):
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> Any:
         blank = input_tensors.pop("blank")
         batch, input_length = input_tensors["input_ids"].shape
-        self.check_inputs(input_length, *self._output_lengths(generate_kwargs))
+        if "generation_config" not in generate_kwargs:  # it replaces the constructor's arguments
+            generate_kwargs = {**self.generate_kwargs, **generate_kwargs}
+        chosen = self._chosen_settings(generate_kwargs)
+        self.check_inputs(input_length, *self._output_lengths(chosen, generate_kwargs))
         # A tokenizer may add arguments of `generate`, such as the language's first token, once per text.
         model_inputs = {k: v[0] if isinstance(v, list) else v for k, v in input_tensors.items()}
-        output = self.model.generate(**model_inputs, **self._prepare_generate_kwargs(generate_kwargs))
+        output = self.model.generate(**model_inputs, **self._with_defaults(generate_kwargs, chosen))
         ids = output["sequences"] if isinstance(output, ModelOutput) else output
         return {"output_ids": ids.unflatten(0, (batch, -1)), "blank": blank}  # (batch, sequences, length)
 
-    def _output_lengths(self, generate_kwargs: dict[str, Any]) -> tuple[int, int | None]:
+    def _chosen_settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the settings that the caller or else the model's generation config chose."""
+        chosen = self.model.generation_config.to_diff_dict()
+        if (generation_config := generate_kwargs.get("generation_config")) is not None:
+            chosen |= generation_config.to_diff_dict()
+        return chosen | generate_kwargs
+
+    def _with_defaults(self, generate_kwargs: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+        """Returns the arguments of `generate`: the caller's, and this pipeline's defaults for the rest."""
+        defaults: dict[str, Any] = {**DEFAULTS, "pad_token_id": self.tokenizer.pad_token_id}
+        if "max_length" in chosen:  # max_new_tokens would override it
+            del defaults["max_new_tokens"]
+        defaults = without_none({name: defaults[name] for name in defaults.keys() - chosen.keys()})
+        if self.assistant_model is not None:
+            generate_kwargs = {**generate_kwargs, "assistant_model": self.assistant_model}
+        if self.assistant_tokenizer is not None:
+            tokenizers = {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
+            generate_kwargs = {**generate_kwargs, **tokenizers}
+        if (generation_config := generate_kwargs.get("generation_config")) is None:
+            return {**generate_kwargs, **defaults}
+        generation_config = copy.deepcopy(generation_config)  # generate deprecates it beside other settings
+        generation_config.update(**defaults)
+        return {**generate_kwargs, "generation_config": generation_config}
+
+    def _output_lengths(
+        self, chosen: dict[str, Any], generate_kwargs: dict[str, Any]
+    ) -> tuple[int, int | None]:
         """The minimal and maximal output, in tokens, that the caller or the model's settings set."""
-        if "generation_config" not in generate_kwargs:
-            generate_kwargs = {**self._generate_kwargs, **generate_kwargs}
-        asked = self._get_set_generation_params(generate_kwargs)
-        if asked.get("max_extra_tokens") is not None:  # the model's limit follows the input's length
-            asked = generate_kwargs
-        shortest = asked.get("min_new_tokens") or asked.get("min_length") or 0
-        return shortest, asked.get("max_new_tokens") or asked.get("max_length")
+        if chosen.get("max_extra_tokens") is not None:  # the model's limit follows the input's length
+            chosen = generate_kwargs
+        shortest = chosen.get("min_new_tokens") or chosen.get("min_length") or 0
+        return shortest, chosen.get("max_new_tokens") or chosen.get("max_length")
 
     def check_inputs(self, input_length: int, min_length: int, max_length: int | None) -> None:
         """Warns if the lengths, in tokens, are probably a mistake; `max_length` is None if nobody set it."""

@@ -193,8 +193,9 @@ class VanillaTransformerTokenizer(TokenizersBackend):
 
         Without this, the base class adds neither token.
         """
+        path = kwargs.get("tokenizer_file")
         kwargs = super().convert_to_native_format(trust_remote_code, **kwargs)
-        if path := kwargs.get("tokenizer_file"):
+        if path is not None:
             with open(path, encoding="utf-8") as file:
                 stored = (json.load(file)["post_processor"] or {}).get("special_tokens", {})
             for name in ("bos", "eos"):

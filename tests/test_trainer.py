@@ -152,7 +152,7 @@ def test_r_drop_without_dropout_is_the_plain_loss(tmp_path):
         trainer.compute_loss(
             trainer.model.train(), {"input_ids": torch.ones(1, 1), "labels": torch.ones(1, 2)}
         )
-    with pytest.raises(ValueError, match="r_drop=-1 is negative"):
+    with pytest.raises(ValueError, match="r_drop=-1 must not be negative"):
         arguments(tmp_path, r_drop=-1)
     alone = type("TwoGpus", (VanillaTransformerTrainingArguments,), {"n_gpu": 2})
     with pytest.raises(ValueError, match="r_drop=1.0 compares two passes on one device.*torchrun"):

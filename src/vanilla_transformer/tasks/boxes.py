@@ -156,7 +156,7 @@ def _as_list(objects: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _label_names(feature: Any, objects: Objects, where: str) -> list[str]:
-    """The declared names of the class labels, or else the labels that occur, sorted."""
+    """Return the declared names of the labels, or the sorted text labels, or the numbers 0 to the largest."""
     feature = getattr(feature, "feature", feature)  # of a list of objects
     label = feature.get("category", feature.get("category_id")) if isinstance(feature, dict) else None
     label = getattr(label, "feature", label)
@@ -164,7 +164,7 @@ def _label_names(feature: Any, objects: Objects, where: str) -> list[str]:
         return list(label.names)
     found = {item["category"] for image in objects for item in image}
     if not found:
-        raise InputError(f"{where}: no image has an object, so there is nothing to learn")
+        raise InputError(f"{where}: no image has an object; check that the annotations are not empty")
     if all(isinstance(category, str) for category in found):
         return sorted(found)
     return [str(number) for number in range(max(found) + 1)]

@@ -156,11 +156,11 @@ def classification_loss(
 ) -> Callable[..., torch.Tensor]:
     """Return a `compute_loss_func` for the Trainer: smoothed cross-entropy, in nats per example.
 
-    Labels are class ids `(batch,)`, where -100 is ignored, or shares of the classes `(batch, classes)`, as
-    mixup makes them.
+    Labels are class ids `(batch,)`, where -100 is ignored, or class probabilities `(batch, classes)`,
+    which mixup produces.
 
     Args:
-        weights: factor of each class's loss, such as `class_weights` returns. The sum is divided by the
+        weights: the weight of each class's loss, such as `class_weights` returns. The sum is divided by the
             number of examples, so accumulated batches add up to the large one.
         smoothing: ε of the target (1 - ε) · label + ε / classes (section 5.4).
         r_drop: α of R-Drop; the Trainer then passes each training batch twice.
@@ -242,7 +242,7 @@ def class_report(
     return {"classes": classes} | load_metric("confusion_matrix", labels=ids).compute(**given)
 
 
-def decided(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> list[dict]:
+def predicted_labels(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> list[dict]:
     """Return the name of the `label`, the class `predicted` and its `score` (0 to 1) for each example.
 
     Args:

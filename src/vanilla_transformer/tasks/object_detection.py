@@ -116,7 +116,7 @@ def load_splits(
         for name, split in loaded.items()
     }
     if not any(image["annotations"] for image in splits["train"].annotations):
-        raise InputError("no training image has an object, so there is nothing to learn")
+        raise InputError("no training image has an object; check that the annotations are not empty")
     trained = _count_labels(splits["train"])
     for name, split in splits.items():
         if unseen := [names[label] for label in sorted(_count_labels(split).keys() - trained.keys())]:
@@ -125,7 +125,7 @@ def load_splits(
 
 
 def _canvases(data: DetectionArguments, seed: int) -> dict[str, DigitCanvases]:
-    """Canvases of digits. The held-out ones are the same for every seed."""
+    """Return images of digits on a canvas for each split. Only the training images depend on the seed."""
     limits = {name: getattr(data, f"max_{name}_samples") for name in SPLITS}
     return {
         name: DigitCanvases(name, min(length, limits[name] or length), seed if name == "train" else 0)

@@ -303,7 +303,9 @@ def _two_columns(dataset: Rows, where: str, data: Seq2SeqArguments) -> Rows:
                 ((row, value) for row, value in values if not isinstance(value, str)), (1, None)
             )
             held = f"{type(value).__name__}, not text: {value!r}"
-            raise InputError(f"{where}, row {row}: {side}_column {column!r} holds {held}")
+            raise InputError(
+                f"{where}, row {row}: {column!r} holds {held}; name a column of texts with {side}_column"
+            )
     if paths["source"] == paths["target"]:
         column = paths["source"]
         raise InputError(f"{where}: source and target are the same column, {column!r}; change one of them")

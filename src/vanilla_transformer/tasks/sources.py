@@ -284,7 +284,7 @@ def _explain_json(paths: list[str]) -> None:
                 if value is not None and kinds.setdefault(key, type(value)) is not type(value):
                     raise InputError(
                         f"{path}, line {number}: {key!r} is {type(value).__name__} ({value!r}), "
-                        f"but {kinds[key].__name__} in earlier lines"
+                        f"but {kinds[key].__name__} in earlier lines; give every {key!r} the same type"
                     )
 
 

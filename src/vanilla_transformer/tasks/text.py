@@ -62,8 +62,8 @@ class StartArguments:
     pretrained: str | None = field(
         default=None,
         metadata={
-            "help": "folder or Hub name of a model to fine-tune, with its tokenizer, such as a model from "
-            "language_modeling.py; random weights if not given"
+            "help": "folder or Hub name of a model of this package to fine-tune, with its tokenizer, for "
+            "example one trained with language_modeling.py; random weights if not given"
         },
     )
 

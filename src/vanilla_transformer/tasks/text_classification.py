@@ -14,8 +14,8 @@ from .labels import (
     check_classes,
     class_ids,
     class_names,
-    decided,
     hold_out,
+    predicted_labels,
     warn_skipped,
     write_predictions,
 )
@@ -149,7 +149,7 @@ def report_predictions(
         logits: `(rows of split, classes)`.
     """
     texts = ({column: row[column] for column in data.text_column} for row in split)
-    lines = [text | line for text, line in zip(texts, decided(split["labels"], logits, names))]
+    lines = [text | line for text, line in zip(texts, predicted_labels(split["labels"], logits, names))]
     write_predictions((lines[index] for index in np.argsort(split["row"])), output_dir)
     wrong = [line for line in lines if line["label"] != line["predicted"]]
     if wrong:

@@ -145,7 +145,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         accumulation = self.gradient_accumulation_steps
         _refuse(
             accumulation is not None and accumulation < 1,
-            f"gradient_accumulation_steps={accumulation} is below 1",
+            f"gradient_accumulation_steps={accumulation} must be at least 1",
         )
         self.gradient_accumulation_steps = accumulation or 1
         schedule = _named(ScheduleName, "lr_scheduler_type", self.lr_scheduler_type)
@@ -204,7 +204,9 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             noam and self.lr_scheduler_kwargs,
             "lr_scheduler_kwargs does not apply to lr_scheduler_type=noam: use warmup_steps and noam_factor",
         )
-        _refuse(not self.noam_factor > 0, f"noam_factor={self.noam_factor} is not above 0")
+        _refuse(
+            not self.noam_factor > 0, f"noam_factor={self.noam_factor} must be positive; 1 is the paper's"
+        )
         _refuse(
             not noam and self.noam_factor != 1,
             f"noam_factor={self.noam_factor} does not apply to "
@@ -225,9 +227,9 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         )
         _refuse(
             not 0 <= self.label_smoothing_factor < 1,
-            f"label_smoothing_factor={self.label_smoothing_factor} is not in [0, 1)",
+            f"label_smoothing_factor={self.label_smoothing_factor} must be at least 0 and below 1",
         )
-        _refuse(not self.r_drop >= 0, f"r_drop={self.r_drop} is negative")
+        _refuse(not self.r_drop >= 0, f"r_drop={self.r_drop} must not be negative; 0 turns it off")
         _refuse(
             self.r_drop and self.n_gpu > 1,
             f"r_drop={self.r_drop} compares two passes on one device, but this process uses {self.n_gpu} "
@@ -236,12 +238,12 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
 
     def _check_averaging(self) -> None:
         count = self.average_checkpoints
-        _refuse(count < 0, f"average_checkpoints={count} is negative")
+        _refuse(count < 0, f"average_checkpoints={count} must not be negative; 0 turns it off")
         if not count:
             return
         _refuse(
             self.save_strategy == SaveStrategy.NO,
-            f"average_checkpoints={count} needs checkpoints, but save_strategy=no",
+            f"average_checkpoints={count} needs checkpoints, but save_strategy=no: set save_strategy=steps",
         )
         _refuse(
             self.save_total_limit is not None and 0 < self.save_total_limit < count,
@@ -262,7 +264,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     def _check_token_batches(self) -> None:
         for key in ("max_source_tokens", "max_target_tokens", "tokens_per_update"):
             value = getattr(self, key)
-            _refuse(value is not None and value < 1, f"{key}={value} is not above 0")
+            _refuse(value is not None and value < 1, f"{key}={value} must be at least 1")
         keys = ("max_target_tokens", "max_source_tokens", "tokens_per_update")
         budget = next(f"{key}={getattr(self, key)}" for key in keys if getattr(self, key))
         config: Any = self.accelerator_config
@@ -288,7 +290,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         """Set the number of batches per device that make an update of tokens_per_update."""
         _refuse(
             self.deepspeed,
-            "tokens_per_update cannot set the accumulation of deepspeed, which has its own config: give "
+            "tokens_per_update cannot set the accumulation of deepspeed, which has its own config: set "
             "gradient_accumulation_steps and max_target_tokens",
         )
         derived = self._batches_per_update()
@@ -300,7 +302,8 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         )
         _refuse(
             self.tokens_per_update < self.world_size * derived,
-            f"tokens_per_update={self.tokens_per_update} is too few for {self.world_size} devices",
+            f"tokens_per_update={self.tokens_per_update} is too few: {self.world_size} devices need at least "
+            f"{self.world_size * derived}",
         )
         self.gradient_accumulation_steps = derived
 

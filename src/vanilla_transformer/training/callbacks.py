@@ -124,14 +124,14 @@ class Throughput(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._seconds += time.perf_counter() - self._update
 
-    def drain(self, state: TrainerState, accelerator: Accelerator) -> dict[str, float]:
-        """Return the rates since the last call, and the minutes that are left at the mean rate so far."""
+    def rates(self, state: TrainerState, accelerator: Accelerator) -> dict[str, float]:
+        """Return examples and tokens per second since the last call, and the minutes left."""
         counts = [float(self._examples), float(self._source), self._seconds]
         counts = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum")
         examples, source, seconds = counts.tolist()
         seconds /= accelerator.num_processes
         counted = {"examples": examples, "source_tokens": source, "target_tokens": float(self._target)}
-        rates = {
+        result = {
             f"{what}_per_second": round(count / seconds)
             for what, count in counted.items()
             if seconds and count
@@ -139,9 +139,9 @@ class Throughput(TrainerCallback):
         started, first_step = self._begin
         if state.global_step > first_step:
             pace = (time.perf_counter() - started) / (state.global_step - first_step)
-            rates["minutes_left"] = round(pace * (state.max_steps - state.global_step) / 60, 1)
+            result["minutes_left"] = round(pace * (state.max_steps - state.global_step) / 60, 1)
         self._reset()
-        return rates
+        return result
 
 
 class EpochCallback(TrainerCallback):

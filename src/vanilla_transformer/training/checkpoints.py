@@ -290,7 +290,7 @@ class CheckpointingTrainer(Trainer):
             ) from error
 
     def is_complete(self, checkpoint: str) -> bool:
-        """Whether all updates were made. transformers checks after an update, and would make one too many."""
+        """Whether the checkpoint has reached `max_steps`: transformers would still make one more update."""
         state = Path(checkpoint, TRAINER_STATE_NAME)
         return (
             state.is_file() and 0 < self.args.max_steps <= TrainerState.load_from_json(str(state)).global_step

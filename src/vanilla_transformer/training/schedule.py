@@ -28,7 +28,7 @@ def get_noam_schedule(
     """
     for name, value in {"d_model": d_model, "warmup_steps": warmup_steps, "factor": factor}.items():
         if not value > 0:
-            raise ValueError(f"the Noam schedule needs {name} > 0, got {name}={value}")
+            raise ValueError(f"the Noam schedule needs {name} > 0, but {name}={value}")
     # Not a lambda, which cannot be pickled.
     rate = partial(_rate_of_next_update, d_model=d_model, warmup_steps=warmup_steps, factor=factor)
     return LambdaLR(optimizer, rate, last_epoch)

@@ -379,7 +379,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         if not self._examples_per_update and self.args.has_token_budget:
             logs.pop("train_samples_per_second", None)
         if "loss" in logs:
-            logs |= self.throughput.drain(self.state, self.accelerator)
+            logs |= self.throughput.rates(self.state, self.accelerator)
         # Signatures are text. They belong in the metrics that are returned and saved, not on a curve.
         texts = {name: logs.pop(name) for name in list(logs) if isinstance(logs[name], str)}
         super().log(logs, start_time)

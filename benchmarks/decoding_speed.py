@@ -1,12 +1,12 @@
-"""Beam search of this package beside transformers' own, with the same model and sentences, A B A B.
+"""Compares the speed of this package's beam search with transformers' own, in alternating rounds.
 
     python benchmarks/decoding_speed.py outputs/quickstart --sentences 128 --rounds 3
 
-The model is any translator that a recipe trained; the sentences are the first of the shipped test split
-unless --file names others, one a line. Ours searches with the length penalty of Wu et al. 2016 and ends a
-sentence when no open hypothesis can win; transformers divides by length^α, and is as strict about the end
-with early_stopping="never", while False is its usual heuristic. Prints sentences per second and the median
-ratio of neighbouring rounds: only the ratio means anything on a machine that others use too.
+Both use the same model, any translation model of a recipe, and the same sentences: the first of the shipped
+test split, or the lines of --file. Ours uses the length penalty of Wu et al. 2016 and ends a sentence when no
+open hypothesis can win. transformers divides by length^α. Its early_stopping="never" is equally strict about
+the end; False, its default, is a heuristic. Prints sentences per second, and the median ratio of neighbouring
+rounds. On a shared machine only the ratio is reliable.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SEARCHES = {
 
 @torch.no_grad()
 def decode(model, batches, **search) -> float:
-    """Seconds that the whole takes."""
+    """Return the seconds to decode all batches."""
     began = time.perf_counter()
     for batch in batches:
         model.generate(**batch, **search)
@@ -40,12 +40,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder of a trained translator")
-    parser.add_argument("--file", help="sentences to translate, one a line")
-    parser.add_argument("--sentences", type=int, default=128, help="how many (default: 128)")
-    parser.add_argument("--batch", type=int, default=32, help="sentences in a batch (default: 32)")
-    parser.add_argument("--beams", type=int, default=4, help="hypotheses kept (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (default: 3)")
+    parser.add_argument("model", help="folder of a translation model")
+    parser.add_argument("--file", help="sentences to translate, one per line")
+    parser.add_argument("--sentences", type=int, default=128, help="number of sentences (default: 128)")
+    parser.add_argument("--batch", type=int, default=32, help="sentences per batch (default: 32)")
+    parser.add_argument("--beams", type=int, default=4, help="beams of the search (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each search (default: 3)")
     options = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +56,7 @@ def main():
         if options.file
         else load_corpus("bible_en_es")["test"]["en"]
     )
-    texts = sorted(texts[: options.sentences], key=len)  # like with like, as a pipeline would
+    texts = sorted(texts[: options.sentences], key=len)  # sentences of similar length share a batch
     batches = [
         tokenizer(texts[start : start + options.batch], padding=True, return_tensors="pt").to(device)
         for start in range(0, len(texts), options.batch)

@@ -1,15 +1,16 @@
-"""Why layer normalisation, and not batch normalisation: the same small translator with either.
+"""Compares layer and batch normalisation in the same small translation model.
 
     python benchmarks/normalization.py --updates 600
 
-Batch normalisation (`norm_type="batch"`, statistics over real tokens alone) centres a vector by the other
-words of its batch. While training these are a handful of sentences whose mix changes from update to update;
-in use they are replaced by running averages, and the model meets numbers that it was not trained with. In a
-decoder they also tell of the words to come. Layer normalisation looks at one vector alone, and is the same
-function always. The table shows the validation loss of each, and once more with the statistics of the
-validation batches themselves: the gap between the two is what the averages cost.
+Batch normalisation (`norm_type="batch"`, statistics over real tokens only) centres a vector by the other
+words of its batch. In training, the batch is a few sentences that change with every update. In evaluation,
+running averages replace its statistics, so the model sees values that it was not trained with. In a decoder,
+the statistics also leak information about later words. Layer normalisation uses one vector only, and is the
+same function in training and evaluation.
 
-The data are the shipped Bible, English to Spanish; nothing else differs between the runs.
+The table shows the validation loss of each, and the loss with the statistics of the validation batches
+themselves. The difference is the cost of the running averages. The data are the shipped Bible, English to
+Spanish. Nothing else differs between the runs.
 """
 
 import argparse
@@ -34,8 +35,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--updates", type=int, default=600, help="of each run (default: 600)")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 2048], help="target tokens in a batch")
+    parser.add_argument("--updates", type=int, default=600, help="updates of each run (default: 600)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 2048], help="target tokens per batch")
     parser.add_argument("--norm_position", choices=["post", "pre"], default="pre")
     options = parser.parse_args()
 
@@ -98,7 +99,7 @@ def main():
 
 @torch.no_grad()
 def loss_with_own_statistics(trainer: VanillaTransformerTrainer) -> float:
-    """Nats per token, each batch normalised by itself as in training. There is no dropout to differ by."""
+    """Return the loss in nats per token with the statistics of each batch, as in training."""
     trainer.model.train()
     total = tokens = 0.0
     for batch in trainer.get_eval_dataloader():

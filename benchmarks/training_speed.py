@@ -1,15 +1,15 @@
-"""Training steps per second beside MarianMTModel of the same size, on the same padded batches, A B A B.
+"""Compares training speed with MarianMTModel of the same size, on the same batches, in alternating rounds.
 
     python benchmarks/training_speed.py --preset base --rounds 5
     python benchmarks/training_speed.py --preset base --bf16 --compile --sentences 400 --batches 8 --peak 990
 
 Both models have the same sizes, ReLU, sinusoids, shared embeddings, dropout 0.1, sdpa attention and torch's
-fused Adam. Sentences have random lengths and fall into batches as they come, so that about half of a batch is
-padding, as it is without bucketing. Prints target tokens per second, without padding, and the median of the
-ratios of neighbouring rounds: only the ratio means anything on a machine that others use too.
+fused Adam. Sentences have random lengths and are not sorted, so about half of a batch is padding. Prints
+target tokens per second, without padding, and the median ratio of neighbouring rounds. On a shared machine
+only the ratio is reliable.
 
-With --peak, the teraflops a second that the device can do, it also prints what share of them goes into matrix
-products that real tokens need (MFU): 6 for each weight that a token meets, attention's own products left out.
+With --peak, the device's peak in teraflops per second, it also prints the model FLOPs utilisation (MFU): 6
+operations for each weight and real token, without the products of attention itself.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from vanilla_transformer.losses import TrainingLoss
 def random_batches(
     count: int, sentences: int, longest: int, vocab_size: int
 ) -> list[dict[str, torch.Tensor]]:
-    """Batches of sentence pairs whose lengths are uniform between 4 and `longest` on either side."""
+    """Return batches of sentence pairs; the lengths of both sides are uniform between 4 and `longest`."""
     generator = torch.Generator().manual_seed(0)
 
     def side(padding: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,8 +42,8 @@ def random_batches(
     return batches
 
 
-def models(preset: str, vocab_size: int):
-    """Ours and Marian's, and how each is called in training."""
+def models(preset: str, vocab_size: int) -> dict[str, tuple]:
+    """Return both models, with the arguments of their forward pass in training."""
     config = VanillaTransformerConfig.from_preset(preset, vocab_size=vocab_size)
     marian = MarianConfig(
         vocab_size=vocab_size,
@@ -68,7 +68,7 @@ def models(preset: str, vocab_size: int):
 
 
 def useful_operations(model, source_tokens: int, target_tokens: int) -> int:
-    """Floating-point operations of forward and backward pass on so many real tokens, padding none."""
+    """Return the floating-point operations of a forward and backward pass on real tokens."""
 
     def weights(part: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in part.parameters() if weight.ndim == 2)
@@ -85,17 +85,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="base", help="size of both models (%(default)s)")
-    parser.add_argument("--vocab_size", type=int, default=37000, help="(%(default)s)")
-    parser.add_argument("--sentences", type=int, default=16, help="pairs in a batch (%(default)s)")
+    parser.add_argument("--vocab_size", type=int, default=37000, help="size of the vocabulary (%(default)s)")
+    parser.add_argument("--sentences", type=int, default=16, help="pairs per batch (%(default)s)")
     parser.add_argument("--longest", type=int, default=60, help="longest sentence in tokens (%(default)s)")
-    parser.add_argument("--batches", type=int, default=3, help="batches in a round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, after a warm-up (%(default)s)")
+    parser.add_argument("--batches", type=int, default=3, help="batches per round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds after the warm-up (%(default)s)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)"
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device (%(default)s)"
     )
-    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
-    parser.add_argument("--compile", action="store_true", help="both under torch.compile(dynamic=True)")
-    parser.add_argument("--peak", type=float, help="teraflops a second of the device, for the MFU")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile both with torch.compile(dynamic=True)"
+    )
+    parser.add_argument("--peak", type=float, help="peak teraflops per second of the device, for the MFU")
     args = parser.parse_args()
 
     batches = random_batches(args.batches, args.sentences, args.longest, args.vocab_size)
@@ -105,7 +107,7 @@ def main():
     device = torch.device(args.device).type
     batches = [{name: value.to(args.device) for name, value in batch.items()} for batch in batches]
     padding = 1 - real / held
-    print(f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {padding:.0%} of them padding")
+    print(f"{args.preset}: {args.batches} batches of {args.sentences} pairs, {padding:.0%} padding")
 
     rounds = {}
     both = models(args.preset, args.vocab_size)

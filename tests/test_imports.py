@@ -96,7 +96,7 @@ print(sorted(name for name in sys.modules if name.startswith(own)))
     assert in_a_new_process(code).split("\n")[:2] == ["[]", "[]"]
 
 
-@pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "tools"])
+@pytest.mark.parametrize("folder", ["src", "recipes", "benchmarks", "tools", "examples", "tests"])
 def test_no_file_has_more_than_450_lines(folder):
     lengths = {
         path.name: len(path.read_text().splitlines()) for path in (PACKAGE.parents[1] / folder).rglob("*.py")

@@ -1,16 +1,16 @@
-"""Modified Kneser-Ney models (Chen and Goodman 1998) in bits per character: what there is to beat.
+"""Scores modified Kneser-Ney models (Chen and Goodman 1998) in bits per character, as a baseline.
 
     python benchmarks/baselines/kneser_ney.py recipes/language_modeling/bible_en.yaml [--key value ...]
     python benchmarks/baselines/kneser_ney.py recipes/language_modeling/bible_en.yaml --orders 5 6 7
 
-It reads the data as the recipe does, from the same YAML and flags, and scores the same characters of each
-held-out split, a document's end among them. One model is of characters, the other of tokens: those of the
-vocabulary that the recipe trains, or of `--tokenizer`, which may be the folder of its run.
+Takes the YAML and flags of the language modelling recipe, and scores the same characters of each held-out
+split, including the end of each document. One model predicts characters. The other predicts tokens, of the
+vocabulary that the recipe trains or of `--tokenizer`, which can be the folder of a run.
 
-The estimate is interpolated: an n-gram's count, less a discount for its size, over its context's, and what
-mass that leaves times the same of one order less. Below the highest order an n-gram's count is the number of
-different words that it was seen after. Under the lowest lies a uniform choice among the vocabulary, so that
-nothing is impossible. The discounts are Chen and Goodman's closed form of the counts of counts.
+The probability of an n-gram is its count minus a discount, divided by the count of its context, plus the
+discounted mass times the probability of the next lower order. Below the highest order, the count of an n-gram
+is the number of different words before it. The lowest order is interpolated with a uniform distribution, so
+no word has probability 0. The discounts are Chen and Goodman's closed form.
 """
 
 import logging
@@ -27,7 +27,7 @@ from vanilla_transformer.tasks.language_modeling import LanguageModelingArgument
 from vanilla_transformer.tasks.settings import parse
 from vanilla_transformer.training import VanillaTransformerTrainingArguments
 
-FALLBACK = np.array([0, 0.5, 1, 1.5])  # discounts where the counts are too few, or too odd, to tell
+FALLBACK = np.array([0, 0.5, 1, 1.5])  # discounts if there are too few counts to estimate them
 
 
 @dataclass
@@ -36,21 +36,23 @@ class BaselineArguments:
 
     _argument_group_name = "baseline"
 
-    orders: list[int] = field(default_factory=lambda: [5], metadata={"help": "words of the longest n-grams"})
+    orders: list[int] = field(
+        default_factory=lambda: [5], metadata={"help": "the lengths n of the longest n-grams to compare"}
+    )
 
 
 @dataclass
 class Order:
-    """The n-grams of one length. One's id is its place here; its key, its context's id and its last word."""
+    """The n-grams of one length. An id is an index into `keys`; a key combines context id and last word."""
 
     keys: np.ndarray  # sorted (n-grams,)
-    counts: np.ndarray  # less their discounts (n-grams,)
-    totals: np.ndarray  # sum of each context's counts (contexts,)
-    left: np.ndarray  # share of each context's mass that is left to one order less (contexts,)
+    counts: np.ndarray  # minus the discounts (n-grams,)
+    totals: np.ndarray  # sum of the counts of each context (contexts,)
+    left: np.ndarray  # share of each context's mass for the next lower order (contexts,)
 
 
 class KneserNey:
-    """A model of words, which are integers below `vocabulary`, from one stream of them `(length,)`."""
+    """An n-gram model of a stream `(length,)` of words, which are integers below `vocabulary`."""
 
     def __init__(self, stream: np.ndarray, order: int, vocabulary: int):
         if not 1 <= order < len(stream):
@@ -59,23 +61,21 @@ class KneserNey:
             )
         self.vocabulary = vocabulary
         contexts = np.zeros(len(stream), dtype=np.int64)  # id of the n-gram before each word
-        keys, ids, firsts, counts = [], [], [], []  # of each length; `firsts`: where an n-gram begins first
+        keys, ids, firsts, counts = [], [], [], []  # of each length; `firsts`: first position of each n-gram
         for n in range(order):
             found = np.unique(contexts * vocabulary + stream[n:], True, True, True)
             for held, new in zip((keys, firsts, ids, counts), found):
                 held.append(new)
             contexts = ids[n][:-1]
-        for n in range(
-            order - 1
-        ):  # each longer n-gram is one word more that its last n words were seen after
+        for n in range(order - 1):  # count the different words before each n-gram
             counts[n] = np.bincount(ids[n][firsts[n + 1] + 1], minlength=len(keys[n]))
         sizes = [1, *map(len, keys)]  # contexts of each length
         self.orders = [discounted(*of_length, vocabulary) for of_length in zip(keys, counts, sizes)]
 
     def probabilities(self, stream: np.ndarray) -> np.ndarray:
-        """Of each word of a stream after those before it, as many as the order says. float64 `(length,)`."""
+        """Return the probability of each word of a stream given the words before it, float64 `(length,)`."""
         shares = np.full(len(stream), 1 / self.vocabulary)
-        contexts = np.zeros(len(stream), dtype=np.int64)  # -1 where it was never seen
+        contexts = np.zeros(len(stream), dtype=np.int64)  # -1 for an unseen context
         for n, order in enumerate(self.orders):
             ids = find(order.keys, contexts * self.vocabulary + stream[n:])
             known = (contexts >= 0) & (order.totals[contexts] > 0)
@@ -88,7 +88,7 @@ class KneserNey:
 
 
 def discounted(keys: np.ndarray, counts: np.ndarray, contexts: int, vocabulary: int) -> Order:
-    of = keys // vocabulary  # each n-gram's context
+    of = keys // vocabulary  # the context of each n-gram
     discounts = chen_goodman(counts)[np.minimum(counts, 3)]  # (n-grams,)
     totals = np.bincount(of, counts, contexts)
     left = np.bincount(of, discounts, contexts) / np.maximum(totals, 1)
@@ -96,7 +96,7 @@ def discounted(keys: np.ndarray, counts: np.ndarray, contexts: int, vocabulary: 
 
 
 def chen_goodman(counts: np.ndarray) -> np.ndarray:
-    """The discounts of counts 0, 1, 2, and 3 or more."""
+    """Return the discounts of the counts 0, 1, 2, and 3 or more."""
     ones, twos, threes, fours = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]
     if not all((ones, twos, threes)):
         return FALLBACK
@@ -106,13 +106,13 @@ def chen_goodman(counts: np.ndarray) -> np.ndarray:
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Places of what is wanted among the sorted keys, -1 where it is not there."""
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, places, -1)
+    """Return the indices of `wanted` in the sorted keys, -1 if it is missing."""
+    indices = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[indices] == wanted, indices, -1)
 
 
 def as_characters(splits: dict[str, list[str]]) -> tuple[dict[str, np.ndarray], int]:
-    """Each split as numbers, and how many there are: one for each character of train, one for all others."""
+    """Return each split as numbers, and the size of the vocabulary: with one unknown character."""
     texts = {name: "".join(f"{text}\n" for text in rows) for name, rows in splits.items()}
     known = {character: number for number, character in enumerate(sorted(set(texts["train"])))}
     streams = {
@@ -121,7 +121,7 @@ def as_characters(splits: dict[str, list[str]]) -> tuple[dict[str, np.ndarray], 
     }
     for name, stream in streams.items():
         if strange := int((stream == len(known)).sum()):
-            print(f"{name}: {strange} characters are not in train, and count as one and the same")
+            print(f"{name}: {strange} characters are not in train, and share one number")
     return streams, len(known) + 1
 
 
@@ -161,7 +161,7 @@ def main():
             model = KneserNey(streams["train"], order, vocabulary)
             bits = [-np.log2(model.probabilities(streams[name])).sum() / lengths[name] for name in held_out]
             print(f"| {unit} | {order} | {' | '.join(f'{score:.3f}' for score in bits)} |", flush=True)
-    print("\nbits per character; ends of documents count as characters")
+    print("\nbits per character; the end of a document counts as a character")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""ROUGE of each document's first sentences: what a summarizer has to beat.
+"""Scores the ROUGE of each document's first sentences, as a baseline of summarization.
 
     python benchmarks/baselines/leading_sentences.py recipes/summarization/debian_synopsis.yaml
     python benchmarks/baselines/leading_sentences.py recipes/summarization/cnn_dailymail.yaml --sentences 3
 
-It reads the data as the recipe does, from the same YAML and flags, and scores the held-out splits as it
-does. A sentence ends at a full stop, an exclamation or question mark before white space.
+Takes the YAML and flags of the recipe, and scores the same held-out splits in the same way. A sentence ends
+at a full stop, an exclamation mark or a question mark before white space.
 """
 
 import logging
@@ -28,7 +28,7 @@ class BaselineArguments:
 
     _argument_group_name = "baseline"
 
-    sentences: int = field(default=1, metadata={"help": "how many, written one in a line"})
+    sentences: int = field(default=1, metadata={"help": "number of sentences in a summary, one per line"})
 
     def __post_init__(self):
         if self.sentences < 1:

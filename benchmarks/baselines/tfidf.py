@@ -1,9 +1,9 @@
-"""What a linear model makes of the same texts: TF-IDF of words and pairs of words, logistic regression.
+"""Scores logistic regression on TF-IDF of words and pairs of words, as a baseline of classification.
 
     python benchmarks/baselines/tfidf.py recipes/text_classification/rotten_tomatoes.yaml
 
-It reads the data as the recipe does, from the same YAML and flags. How strongly it is regularised is chosen
-on validation, as the recipes' settings are; test, where there is one, is scored once.
+Takes the YAML and flags of the recipe. Chooses the strength of the regularisation on validation, then scores
+the test split once, if there is one.
 """
 
 import json
@@ -30,11 +30,11 @@ class BaselineArguments:
 
     _argument_group_name = "baseline"
 
-    longest_phrase: int = field(default=2, metadata={"help": "words in the longest phrase that is counted"})
-    min_rows: int = field(default=2, metadata={"help": "rows in which a phrase must occur to be counted"})
+    longest_phrase: int = field(default=2, metadata={"help": "words in the longest phrase to count"})
+    min_rows: int = field(default=2, metadata={"help": "ignore phrases that occur in fewer rows"})
     strengths: list[float] = field(
         default_factory=lambda: [0.3, 1, 3, 10, 30],
-        metadata={"help": "inverse strengths of the regularisation (C) to choose from"},
+        metadata={"help": "inverse strengths of the regularisation (C) to try"},
     )
 
 
@@ -49,7 +49,7 @@ def main():
     )
     splits = load_splits(data, seed=args.seed)
     if "validation" not in splits:
-        raise ValueError("there is no validation split to choose by: give one, or validation_share")
+        raise ValueError("a validation split is missing: set validation_file or validation_share")
     began = time.perf_counter()
     phrases = TfidfVectorizer(
         ngram_range=(1, baseline.longest_phrase), sublinear_tf=True, min_df=baseline.min_rows

@@ -74,8 +74,8 @@ def main(model_settings, data, changes, args):
         if trainer.is_world_process_zero():  # the files of the last split remain
             report = labels.class_report(scored.predictions, scored.label_ids, names)
             labels.write_class_report(report, args.output_dir)
-            decided = labels.decided(scored.label_ids, scored.predictions, names)
-            labels.write_predictions(decided, args.output_dir)
+            predicted = labels.predicted_labels(scored.label_ids, scored.predictions, names)
+            labels.write_predictions(predicted, args.output_dir)
 
     # Card
     count = "a stream of" if data.streaming else f"{len(train):,}"

@@ -104,7 +104,7 @@ def test_bits_per_character_do_not_depend_on_the_tokens():
         ),
         (
             lambda: load_metric("bits_per_character").compute(nll=[1.0], characters=[0]),
-            "characters to divide",
+            "at least one character",
         ),
     ],
 )

@@ -25,7 +25,7 @@ from .augmentation import Augmentation, Mix
 from .images import UNREADABLE, StoredImage, open_image
 from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, warn_skipped
 from .settings import InputError
-from .sources import Rows, Skips, load_rows, require_column
+from .sources import Rows, Skips, first_rows, load_rows, require_column
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +185,7 @@ def _sources(data: ImageArguments) -> dict[str, tuple[Rows, str]]:
         return load_rows(data)
     limits = {"train": data.max_train_samples, "validation": data.max_validation_samples}
     return {
-        name: (rows if limits[name] is None else rows.take(limits[name]), f"digits ({name})")
-        for name, rows in load_digits().items()
+        name: (first_rows(rows, limits[name]), f"digits ({name})") for name, rows in load_digits().items()
     }
 
 

@@ -127,10 +127,14 @@ def load_rows(data: SourceArguments, read_text: ReadText | None = None) -> dict[
         else _from_files(data, read_text or _refuse_text)
     )
     limits = {name: getattr(data, f"max_{name}_samples") for name in loaded}
-    return {
-        name: (rows if limits[name] is None else rows.take(limits[name]), where)
-        for name, (rows, where) in loaded.items()
-    }
+    return {name: (first_rows(rows, limits[name]), where) for name, (rows, where) in loaded.items()}
+
+
+def first_rows(rows: Rows, limit: int | None) -> Rows:
+    """Return the first `limit` rows: all of them if there are fewer, or if it is None."""
+    if limit is None:
+        return rows
+    return rows.take(min(limit, len(rows)) if isinstance(rows, Dataset) else limit)
 
 
 def _refuse_text(name: str, paths: list[str], streaming: bool) -> Rows:

@@ -18,7 +18,7 @@ from transformers import (
 from ..configuration_vanilla_transformer import VanillaTransformerConfig
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
 from .settings import InputError
-from .sources import Rows, SourceArguments
+from .sources import Rows, SourceArguments, first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def get_tokenizer(
 
 def text_columns(rows: Rows, columns: Iterable[str], limit: int | None = None) -> list[Iterator[str]]:
     """Return an iterator over the texts of each column, in the first `limit` rows."""
-    first = rows if limit is None else rows.take(limit)
+    first = first_rows(rows, limit)
 
     def texts(column: str) -> Iterator[str]:
         for batch in first.iter(batch_size=1000):

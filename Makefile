@@ -50,7 +50,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 		"name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(call pinned,torch)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(call pinned,torch) $(call pinned,torchvision)
 	$(PIP) --editable '.[all]'
 	@touch $@
 

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tiny_training import RESUMES_ON_CPU
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.training import (
@@ -21,7 +22,7 @@ from vanilla_transformer.training import (
     VanillaTransformerTrainingArguments,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, RESUMES_ON_CPU]
 SENTENCES, UPDATES, SAVED = 203, 14, 8
 
 

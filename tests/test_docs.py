@@ -1,9 +1,11 @@
 """The documentation: its Python runs, its links lead somewhere, and its commands name files that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -35,3 +37,17 @@ def test_commands_name_files_of_the_repository(page):
         r"\b(?:recipes|benchmarks|tools|examples|tests)/[\w/]+\.(?:py|yaml)\b", page.read_text()
     )
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_oldest_constraints_are_the_lower_bounds():
+    """pyproject.toml accepts nothing older than what `make test-oldest` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {k: v for k, v in project["optional-dependencies"].items() if k != "dev"}
+    requirements = sum(extras.values(), project["dependencies"])
+    bounds = re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(requirements), re.M)
+    pins = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "constraints-oldest.txt").read_text(), re.M))
+    pins = {name.lower().replace("_", "-"): Version(version) for name, version in pins.items()}
+    assert len(bounds) > 10
+    for name, bound in bounds:
+        release = Version(bound).release
+        assert pins[name].release[: len(release)] == release, name

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_training import (
     BUDGET,
     RESUMED,
+    RESUMES_ON_CPU,
     SIZES,
     At,
     assert_same_weights,
@@ -145,6 +146,7 @@ def test_sigterm_ends_the_program_with_143_and_a_checkpoint(tmp_path):
     assert f"--resume_from_checkpoint {saved}" in errors and (saved / "optimizer.pt").exists()
 
 
+@RESUMES_ON_CPU
 def test_two_processes_equal_one(tmp_path):
     """Weights, likelihood, and predictions of an odd number of examples; and resuming inside an epoch."""
     flags = "--max_steps", 9, "--save_steps", 5, "--optim", "sgd", "--lr_scheduler_type", "constant"

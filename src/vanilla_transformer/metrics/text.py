@@ -20,6 +20,16 @@ TEXTS = [  # one reference for each prediction, or a list of any number of them
 ]
 
 
+def text_metric(description: str | None, citation: str, url: str) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description="predictions: texts; references: a text, or a list of texts, for each",
+        features=TEXTS,
+        reference_urls=[url],
+    )
+
+
 def reference_lists(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[list[str]]:
     """Return the references of each prediction as a list."""
     lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
@@ -56,12 +66,10 @@ class SacreBleu(OfflineMetric):
             )
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="Matt Post, A Call for Clarity in Reporting BLEU Scores, WMT 2018",
-            inputs_description="predictions: texts; references: a text, or a list of texts, for each",
-            features=TEXTS,
-            reference_urls=["https://github.com/mjpost/sacrebleu"],
+        return text_metric(
+            self.__doc__,
+            "Matt Post, A Call for Clarity in Reporting BLEU Scores, WMT 2018",
+            "https://github.com/mjpost/sacrebleu",
         )
 
     def _compute(
@@ -96,12 +104,10 @@ class Chrf(OfflineMetric):
         }
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="Maja Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015",
-            inputs_description="predictions: texts; references: a text, or a list of texts, for each",
-            features=TEXTS,
-            reference_urls=["https://github.com/mjpost/sacrebleu"],
+        return text_metric(
+            self.__doc__,
+            "Maja Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015",
+            "https://github.com/mjpost/sacrebleu",
         )
 
     def _compute(
@@ -150,12 +156,10 @@ class Rouge(OfflineMetric):
         self._scorer(**self.options)
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="Chin-Yew Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
-            inputs_description="predictions: texts; references: a text, or a list of texts, for each",
-            features=TEXTS,
-            reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
+        return text_metric(
+            self.__doc__,
+            "Chin-Yew Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
+            "https://github.com/google-research/google-research/tree/master/rouge",
         )
 
     def _scorer(

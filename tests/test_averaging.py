@@ -101,7 +101,7 @@ def test_half_precision_is_summed_in_full_and_integers_are_the_last(tmp_path):
     assert mean["batches"].item() == 3 and mean["mask"].item() is True
 
 
-def test_other_models_are_refused_by_name(folders, tmp_path):
+def test_other_models_raise_by_name(folders, tmp_path):
     wider = checkpoint(tmp_path / "wider", 40, model(0, intermediate_size=64))
     with pytest.raises(ValueError, match=r"fc1\.\w+ is \[64.*wider.*but \[32"):
         average_checkpoints([wider, *folders])

@@ -184,7 +184,7 @@ def test_sentence_past_the_budget_is_named():
 
 
 @pytest.mark.parametrize("arguments", [([3, 4], [3]), ([], []), ([3], [3], None, None)])
-def test_senseless_arguments_are_refused(arguments):
+def test_invalid_arguments_raise(arguments):
     with pytest.raises(ValueError):
         TokenBudgetSampler(*arguments) if len(arguments) == 4 else TokenBudgetSampler(*arguments, 10, 10)
 

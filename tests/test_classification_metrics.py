@@ -54,7 +54,7 @@ def test_averages_hang_together():
     assert recalls == pytest.approx(matrix.diagonal() / matrix.sum(1))
 
 
-def test_classes_that_do_not_occur_keep_their_place():
+def test_classes_that_do_not_occur_keep_their_column():
     given = {"predictions": [0, 2], "references": [0, 2]}
     assert load_metric("f1", average=None, labels=[0, 1, 2]).compute(**given)["f1"] == [1, 0, 1]
     matrix = load_metric("confusion_matrix", labels=[0, 1, 2], normalize="all").compute(**given)

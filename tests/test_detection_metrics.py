@@ -79,7 +79,7 @@ def by_pycocotools(predictions, references):
     return scorer.stats
 
 
-def test_all_found_is_one_and_nothing_found_is_zero():
+def test_the_map_is_one_if_all_objects_are_found_and_zero_if_none():
     perfect = score([found(SQUARE)], [there(SQUARE)])
     assert [perfect[name] for name in ("map", "map_50", "mar_100")] == pytest.approx([1, 1, 1])
     assert score([found()], [there(SQUARE)])["map"] == 0
@@ -102,18 +102,18 @@ def test_a_second_box_on_the_same_object_is_wrong():
     assert last["map_50"] == pytest.approx(1)  # what comes after all are found costs nothing
 
 
-def test_labels_are_told_apart_and_averaged():
+def test_labels_are_scored_separately_and_averaged():
     scores = score([found(SQUARE, label=3), found(label=5)], [there(SQUARE, label=3), there(SQUARE, label=5)])
     assert scores["map_50_per_class"] == {3: pytest.approx(1), 5: 0}
     assert scores["map_50"] == pytest.approx(0.5)
 
 
-def test_sizes_are_told_apart():
+def test_sizes_are_scored_separately():
     small, large = [0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 200.0, 200.0]
     scores = score([found(small)], [there(small, large)])
     assert scores["map_small"] == pytest.approx(1)
     assert scores["map_large"] == 0
-    assert scores["map_medium"] == -1  # nothing stands for it
+    assert scores["map_medium"] == -1  # there is no such object
 
 
 def test_crowds_cost_nothing():
@@ -144,7 +144,7 @@ def test_keeps_no_boxes():
     assert set(kept) == {"dtScores", "dtMatches", "dtIgnore", "gtIgnore"}
 
 
-def test_computes_anew_each_time():
+def test_compute_resets_the_metric():
     predictions, references = at_random()
     metric = load_metric("mean_average_precision")
     first = metric.compute(predictions=predictions, references=references)

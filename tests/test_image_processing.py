@@ -153,7 +153,7 @@ def test_boxes_come_back_as_they_were_annotated():
         assert (found["scores"] > 0.99).all()
 
 
-def test_boxes_outside_the_image_or_without_area_are_left_out():
+def test_boxes_outside_the_image_or_without_area_are_skipped():
     boxes = annotation([-9, 0, 9, 9], [40, 0, 5, 5], [5, 5, 0, 9], [5, 30, 9, 9], [35, 25, 99, 99])
     label = processor()(picture(40, 30), boxes, return_tensors="pt")["labels"][0]
     assert label["class_labels"].tolist() == [4]
@@ -176,7 +176,7 @@ def test_an_image_may_have_no_object():
         ({"image_id": 1, "annotations": [{"bbox": [1, 2, 3, 4]}]}, "KeyError 'category_id'"),
     ],
 )
-def test_annotations_of_another_form_are_refused(annotations, message):
+def test_annotations_in_another_format_raise(annotations, message):
     with pytest.raises(ValueError, match=message):
         processor()(picture(), annotations, return_tensors="pt")
 

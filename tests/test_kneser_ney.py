@@ -92,7 +92,7 @@ def test_odd_counts_fall_back(kneser_ney):
         assert kneser_ney.chen_goodman(np.array(counts)).tolist() == kneser_ney.FALLBACK.tolist()
 
 
-def test_a_text_shorter_than_the_order_is_refused(kneser_ney):
+def test_a_text_shorter_than_the_order_raises(kneser_ney):
     with pytest.raises(ValueError, match="order=5 .* 5 words"):
         kneser_ney.KneserNey(np.arange(5), 5, 9)
 

@@ -92,7 +92,7 @@ def test_uniform_guess_over_n_words_has_perplexity_n():
 
 
 @pytest.mark.parametrize("form", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
-def test_token_accuracy_leaves_padding_out(form):
+def test_token_accuracy_ignores_padding(form):
     predictions, references = form([[1, 2, 9], [4, 4, 4]]), form([[1, 3, -100], [4, 4, -100]])
     got = load_metric("token_accuracy").compute(predictions=predictions, references=references)
     assert got == {"token_accuracy": 3 / 4, "tokens": 4}
@@ -100,7 +100,7 @@ def test_token_accuracy_leaves_padding_out(form):
     assert metric.compute(predictions=[[1], [4, 0]], references=[[1], [4, 1]])["token_accuracy"] == 0.5
 
 
-def test_files_in_place_of_memory(tmp_path):
+def test_files_instead_of_memory(tmp_path):
     metric = load_metric("chrf", keep_in_memory=False, cache_dir=str(tmp_path))
     metric.add_batch(predictions=GUESSES, references=TRUTHS)
     assert list(tmp_path.rglob("*.arrow"))

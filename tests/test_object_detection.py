@@ -252,7 +252,7 @@ def test_correct_detections_score_1_when_scored_batch_by_batch(tmp_path):
 # The recipe
 
 
-def test_r_drop_is_refused_before_the_data_are_read(tmp_path):
+def test_r_drop_raises_before_the_data_are_read(tmp_path):
     with pytest.raises(InputError, match="r_drop does not apply to object detection"):
         run_recipe("object_detection", "--dataset=nowhere", "--r_drop=1", "--output_dir", tmp_path)
 

@@ -306,7 +306,7 @@ def test_errors_of_streams_name_it_too(tmp_path, case):
         ),
     ],
 )
-def test_contradicting_keys_are_refused(settings, named):
+def test_contradicting_keys_raise(settings, named):
     with pytest.raises(InputError, match=named):
         Seq2SeqArguments(**settings)
 

@@ -138,7 +138,7 @@ def test_output_dir_is_created_and_must_be_writable(tmp_path):
         prepared(tmp_path / "file" / "run")
 
 
-def test_an_earlier_run_is_resumed_or_refused(tmp_path):
+def test_an_earlier_run_is_resumed_or_raises(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(InputError, match=f"no checkpoint in {run}"):
         prepared(run, resume_from_checkpoint="true")

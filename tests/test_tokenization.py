@@ -79,7 +79,7 @@ def decoded(tokenizer, text, **options):
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     ],
 )
-def test_decoding_gives_the_text_back(shared, text):
+def test_decoding_returns_the_text(shared, text):
     for options in ({}, {"target_language": "es"}, {"add_special_tokens": False}):
         assert decoded(shared, text, **options) == text
     assert shared.decode(shared(text_target=text).input_ids, skip_special_tokens=True) == text
@@ -104,7 +104,7 @@ def random_texts(count, seed=0):
         yield "".join(draw.choice(mix)() for _ in range(draw.randrange(31)))
 
 
-def test_decoding_gives_random_texts_back(shared):
+def test_decoding_returns_random_texts(shared):
     for text in random_texts(4000):
         ids = shared(text).input_ids
         assert shared.decode(ids, skip_special_tokens=True) == text
@@ -129,7 +129,7 @@ def test_retrained_on_other_text_stays_exact(tokenizer):
 # The vocabulary
 
 
-def test_ids_stand_in_order(shared):
+def test_ids_are_in_order(shared):
     tokens = shared.convert_ids_to_tokens(range(len(shared)))
     assert tokens[:5] == ["<s>", "<pad>", "</s>", "<2es>", "<2de>"]
     assert len(set(tokens[5 : 5 + 256])) == 256 and all(len(token) == 1 for token in tokens[5 : 5 + 256])
@@ -139,7 +139,7 @@ def test_ids_stand_in_order(shared):
     assert sorted(shared.all_special_ids) == list(range(5))
 
 
-def test_a_word_is_the_same_piece_wherever_it_stands(shared):
+def test_a_word_is_the_same_piece_at_any_position(shared):
     def ids(text):
         return shared(text, add_special_tokens=False).input_ids
 
@@ -236,7 +236,7 @@ def test_lowercase_is_one_choice_for_training_and_encoding(corpus, tmp_path):
         (["one text"], {}, TypeError, ["columns[0]", "'one text'"]),
     ],
 )
-def test_bad_training_data_is_refused(columns, options, error, words):
+def test_bad_training_data_raises(columns, options, error, words):
     with pytest.raises(error) as raised:
         train(*columns, **options)
     assert all(word in str(raised.value) for word in words), raised.value
@@ -271,7 +271,7 @@ def test_truncation_keeps_the_tag_and_eos(shared, corpus):
     assert labels == shared(text_target=corpus["es"][0]).input_ids[:9] + [EOS]
 
 
-def test_padding_stands_on_the_right_and_is_masked(shared):
+def test_padding_is_on_the_right_and_masked(shared):
     texts = ["The light.", "In the beginning God created", ""]
     batch = shared(texts, padding=True, return_tensors="pt")
     for row, mask, text in zip(batch["input_ids"], batch["attention_mask"], texts):
@@ -309,7 +309,7 @@ def test_a_tag_begins_the_source_and_never_the_target(tokenizer):
     assert tokenizer("The light.").input_ids == plain["input_ids"]
 
 
-def test_an_unknown_language_is_refused_with_the_known_ones(tokenizer):
+def test_an_unknown_language_raises_and_names_the_known_ones(tokenizer):
     assert tokenizer.languages == ["es", "de"]
     for choose in (
         lambda: tokenizer("The light.", target_language="fr"),
@@ -360,7 +360,7 @@ def test_a_saved_tokenizer_is_the_same_to_the_byte(tokenizer, corpus, tmp_path, 
     assert decoded(loaded, "<pad> ▁ ") == "<pad> ▁ "
 
 
-def test_a_loaded_tokenizer_knows_what_stands_around_a_text(tokenizer, tmp_path):
+def test_a_loaded_tokenizer_adds_the_same_special_tokens(tokenizer, tmp_path):
     text = tokenizer("The light.").input_ids[:-1]
     tokenizer.save_pretrained(tmp_path / "plain")
     loaded = VanillaTransformerTokenizer.from_pretrained(tmp_path / "plain")
@@ -409,7 +409,7 @@ def test_datasets_map_it_in_several_processes(tokenizer, corpus):
     assert mapped[:] == dict(encode(rows[:]))
 
 
-def test_a_call_leaves_no_trace(corpus, tmp_path):
+def test_a_call_changes_nothing_that_is_saved(corpus, tmp_path):
     """Else `datasets` would not find in its cache what the same tokenizer has encoded."""
     tokenizer = train(corpus["en"][:500], vocab_size=400, language_tags=["es"])
     state, file = Hasher.hash(tokenizer), tokenizer.backend_tokenizer.to_str()

@@ -33,7 +33,7 @@ def test_nan_stops_training_before_it_reaches_the_weights(tmp_path, break_it):
     assert trainer.state.global_step == 7
 
 
-def test_full_disk_leaves_earlier_checkpoints_and_no_part_of_a_new_one(tmp_path):
+def test_a_full_disk_keeps_earlier_checkpoints_and_no_partial_one(tmp_path):
     settings, limits = RESUMED | {"max_steps": 6}, resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = trainer_of(tmp_path / "whole", build(dropout=0.2), **settings)
     whole.train()

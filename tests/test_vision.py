@@ -185,7 +185,7 @@ def test_patches_are_squares_in_reading_order():
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_an_image_alone_gives_what_it_gives_in_a_batch(options):
+def test_an_image_alone_equals_the_image_in_a_batch(options):
     model = classifier(**options)
     images = torch.randn(4, 3, 16, 16)
     with torch.no_grad():

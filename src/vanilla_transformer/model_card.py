@@ -229,17 +229,23 @@ def plain(value: object) -> str:
 
 def clean_command(command: str) -> str:
     """Return a command with relative paths and without the value of --hub_token or --token."""
-    words: list[str] = []
-    for word in shlex.split(command):
+    words = redact_flags(shlex.split(command))
+    return shlex.join(
+        relative_path(word) if word.startswith("/") else without_secrets(word) for word in words
+    )
+
+
+def redact_flags(words: Iterable[str]) -> list[str]:
+    """Return the words of a command without the values of --hub_token and --token."""
+    redacted: list[str] = []
+    for word in words:
         flag, equals, _ = word.partition("=")
-        if words and SECRET_FLAG.fullmatch(words[-1]):
+        if redacted and SECRET_FLAG.fullmatch(redacted[-1]):
             word = REDACTED
         elif equals and SECRET_FLAG.fullmatch(flag):
             word = f"{flag}={REDACTED}"
-        else:
-            word = relative_path(word) if word.startswith("/") else without_secrets(word)
-        words.append(word)
-    return shlex.join(words)
+        redacted.append(word)
+    return redacted
 
 
 def without_secrets(text: str) -> str:

@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 import psutil
 import torch
-from huggingface_hub import upload_folder
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from ..model_card import USE, write_model_card
+from ..training.publishing import publish
 from ..training.trainer import VanillaTransformerTrainer
 
 # Training arguments on the card: the first are always shown, the others if they differ from their defaults.
@@ -91,12 +91,7 @@ def finish(
         command=shlex.join(["python", *sys.argv]),
     )
     if args.push_to_hub:
-        upload_folder(
-            repo_id=cast(str, trainer.hub_model_id),
-            folder_path=folder,
-            ignore_patterns=["checkpoint-*", "unfinished/*"],
-            token=args.hub_token,
-        )
+        publish(folder, cast(str, trainer.hub_model_id), token=args.hub_token, revision=args.hub_revision)
 
 
 def predict(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_xla_available
 from transformers.utils.generic import ExplicitEnum
@@ -176,12 +176,20 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             getattr(self, "enable_jit_checkpoint", False),
             "enable_jit_checkpoint does not apply: this trainer saves a checkpoint at SIGTERM by itself",
         )
+        _refuse(
+            self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS),
+            f"hub_strategy={HubStrategy(self.hub_strategy).value} would upload pickled files: use every_save",
+        )
         self._check_optimization()
         self._check_averaging()
         if self.has_token_budget:
             self._check_token_batches()
         if self.tokens_per_update is not None:
             self._derive_accumulation(accumulation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the secrets: the Trainer pickles its arguments beside the model."""
+        return {name: None if name.endswith("_token") else value for name, value in self.__dict__.items()}
 
     @property
     def has_token_budget(self) -> bool:

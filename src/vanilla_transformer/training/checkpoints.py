@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import (
@@ -29,6 +29,7 @@ from transformers.trainer_utils import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .arguments import VanillaTransformerTrainingArguments
+from .publishing import PublishingTrainer
 
 TRAINING_ONLY = {".bin", ".pt", ".pth", ".safetensors"}  # weights, optimizer, schedule and random states
 UNFINISHED = "unfinished"  # the folder in output_dir that holds a checkpoint while it is written
@@ -205,7 +206,7 @@ def check_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
 # Saving, loading and averaging in a Trainer
 
 
-class CheckpointingTrainer(Trainer):
+class CheckpointingTrainer(PublishingTrainer):
     """A Trainer whose checkpoints are complete or absent, and which can average them.
 
     It writes a checkpoint in a folder aside and renames the folder when it is complete.

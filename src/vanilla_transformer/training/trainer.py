@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from ..losses import IGNORE_INDEX, TrainingLoss
+from ..model_card import redact_flags
 from .arguments import VanillaTransformerTrainingArguments
 from .batching import TokenBudgetIterable, TokenBudgetSampler, padding_report, sequence_lengths
 from .callbacks import (
@@ -135,7 +136,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         checkpoint = self.last_checkpoint()
         command = "the same command and"
         if self.args.world_size == 1:
-            command = shlex.join(_without_resumption(sys.orig_argv))
+            command = shlex.join(redact_flags(_without_resumption(sys.orig_argv)))
         return (
             f"Training stopped after update {self.state.global_step} of {self.state.max_steps}; "
             f"its checkpoint is {checkpoint}.\nResume exactly there with\n"

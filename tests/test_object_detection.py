@@ -1,6 +1,7 @@
 """Object detection: reading images and boxes, batches, scores, and the recipe from data to pipeline()."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,26 @@ def test_labels_as_text_and_labels_missing_from_train(tmp_path, caplog):
         load_splits(DetectionArguments(train_file=cats, validation_file=cows))
     load_splits(DetectionArguments(train_file=files("c.parquet", 0), validation_file=files("d.parquet", 1)))
     assert "labels that no training image shows: b" in caplog.text  # declared, but without an example
+
+
+def test_images_outside_the_folder_pipes_and_huge_images_are_skipped(tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photo(tmp_path / "secret.jpg")
+    os.symlink(tmp_path / "secret.jpg", folder / "link.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    photo(folder / "large.png", size=(400, 300))
+    monkeypatch.setattr("vanilla_transformer.tasks.images.MAX_PIXELS", 100_000)
+    names = ["0.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg", "pipe.jpg", "large.png"]
+    path = Path(coco_json(folder, [{"image_id": 10, "category_id": 7, "bbox": [10, 5, 20, 20]}], images=1))
+    whole = json.loads(path.read_text())
+    whole["images"] = [{"id": 10 + number, "file_name": name} for number, name in enumerate(names)]
+    path.write_text(json.dumps(whole))
+    splits, _ = load_splits(DetectionArguments(train_file=[str(path)]))
+    assert len(splits["train"]) == 1
+    assert "skipped 5 images" in caplog.text and "outside" in caplog.text
+    splits, _ = load_splits(DetectionArguments(train_file=[str(path)], allow_outside_images=True))
+    assert len(splits["train"]) == 4
 
 
 def test_bad_data_raises(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
 
-from .images import StoredImage
+from .images import FileInFolder, StoredImage
 from .settings import InputError
 from .sources import SPLITS, SourceArguments, load_rows, require_column
 
@@ -28,6 +28,10 @@ class DetectionArguments(SourceArguments):
     validation_images: str | None = field(default=None, metadata={"help": "as train_images, for validation"})
     test_images: str | None = field(default=None, metadata={"help": "as train_images, for the test"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={"help": "open images that a COCO JSON names outside the folder of the images"},
+    )
     objects_column: str = field(
         default="objects", metadata={"help": "column of the objects: `bbox` and `category` of each"}
     )
@@ -104,7 +108,11 @@ def _from_coco(data: DetectionArguments) -> tuple[Loaded, list[str]]:
         folder = Path(getattr(data, f"{name}_images") or Path(paths[0]).parent)
         try:
             categories = {category["id"]: category["name"] for category in whole["categories"]}
-            images = {image["id"]: folder / image["file_name"] for image in whole["images"]}
+            file_names = {image["id"]: image["file_name"] for image in whole["images"]}
+            images: dict[Any, StoredImage] = {
+                key: folder / name if data.allow_outside_images else FileInFolder(folder, name)
+                for key, name in file_names.items()
+            }
             items = [(item["image_id"], item["category_id"], item) for item in whole["annotations"]]
         except KeyError as error:
             raise InputError(f"{paths[0]}: not in COCO's format: the key {error} is missing") from error

@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from transformers import PreTrainedModel
@@ -15,7 +15,30 @@ logger = logging.getLogger(__name__)
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
-StoredImage = Mapping[str, Any] | str | Path | io.BytesIO | None
+MAX_PIXELS = 120_000_000  # 360 MB as RGB; a small file can hold many more
+
+
+class FileInFolder(NamedTuple):
+    """An image file that must be in a folder, also after symbolic links are resolved."""
+
+    folder: Path
+    name: str
+
+    def path(self) -> Path:
+        """Return the path of the file.
+
+        Raises:
+            OSError: it is outside the folder.
+        """
+        path = (self.folder / self.name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise OSError(
+                f"{self.name} is outside {self.folder}; set allow_outside_images to true if you trust it"
+            )
+        return path
+
+
+StoredImage = Mapping[str, Any] | str | Path | FileInFolder | io.BytesIO | None
 
 
 def open_image(stored: StoredImage) -> Image.Image:
@@ -25,13 +48,21 @@ def open_image(stored: StoredImage) -> Image.Image:
         stored: `{"bytes": …, "path": …}`, as `datasets` stores an image, or a file, or its path.
 
     Raises:
-        One of `UNREADABLE`: there is no image, or Pillow cannot read it. Decoding may raise them too.
+        One of `UNREADABLE`: there is no image, Pillow cannot read it, or it has more than `MAX_PIXELS`.
+            Decoding may raise them too.
     """
     if isinstance(stored, Mapping):
         stored = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+    if isinstance(stored, FileInFolder):
+        stored = stored.path()
     if stored is None:
         raise OSError("there is no image")
-    return Image.open(stored)
+    if isinstance(stored, str | Path) and not Path(stored).is_file():  # opening a named pipe never ends
+        raise OSError(f"{stored} is not a file")
+    image = Image.open(stored)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS:,}")
+    return image
 
 
 def get_model(

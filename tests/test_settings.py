@@ -92,6 +92,8 @@ def test_flags_need_no_yaml_and_a_yaml_may_be_empty(tmp_path):
         ("hidden_size: 3", [], ["line 1", "'hidden_size'", "--model.hidden_size"]),
         ("- seed", [], ["line 1", "key: value"]),
         ("seed: [1", [], ["recipe.yaml, line"]),
+        ("output_dir: &a [b, b]\nseed: [*a, *a]", [], ["recipe.yaml, line 2", "aliases"]),
+        ("seed: " + "[" * 5000, [], ["recipe.yaml", "brackets"]),
         ("eval_strategy: stepps", [], ["line 1", "eval_strategy", "'stepps'", "steps"]),
         ("", ["--leaning_rate", "3"], ["--leaning_rate", "did you mean 'learning_rate'"]),
         ("", ["--model.hidden", "3"], ["--model.hidden", "did you mean 'hidden_size'"]),
@@ -108,6 +110,13 @@ def test_errors_name_the_line_and_the_nearest_name(tmp_path, text, flags, named)
         read(tmp_path, text, *flags)
     for words in named:
         assert words in str(error.value)
+
+
+def test_a_yaml_that_is_not_utf_8_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "latin1.yaml"
+    path.write_bytes("output_dir: señal".encode("latin-1"))
+    with pytest.raises(InputError, match="latin1.yaml: not UTF-8"):
+        parse(VanillaTransformerConfig, Own, argv=[str(path)])
 
 
 def test_a_missing_yaml_is_an_error_that_lists_the_others(tmp_path):

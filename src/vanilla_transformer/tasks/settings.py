@@ -278,7 +278,13 @@ def _reader(hint: typing.Any) -> typing.Callable[[str], object]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Read `1e-4` as a number, which YAML 1.1 reads as text."""
+    """Reads `1e-4` as a number, which YAML 1.1 reads as text. Raises for aliases, which can multiply."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed; write the value again"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -295,6 +301,10 @@ def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         return _entries(loader, node, path, "") if node is not None else []
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: too many brackets within each other") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

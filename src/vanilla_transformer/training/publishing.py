@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, upload_folder
+from huggingface_hub import CommitInfo, create_repo, upload_folder
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
@@ -42,9 +42,14 @@ class PublishingTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository: private unless `private` or `hub_private_repo` is False."""
+        if not self.is_world_process_zero():
+            return
         if private is None:
             private = self.args.hub_private_repo is not False
-        super().init_hf_repo(token, private)
+        name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
+        token = token if token is not None else self.args.hub_token
+        self.hub_model_id = create_repo(name, token=token, private=private, exist_ok=True).repo_id
+        self.push_in_progress = None
 
     def push_to_hub(
         self,

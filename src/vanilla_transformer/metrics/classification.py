@@ -24,6 +24,8 @@ AVERAGES = ("binary", "micro", "macro", "weighted", "samples", None)
 class ClassificationMetric(OfflineMetric):
     """A score that scikit-learn computes. The constructor and `compute` take its options."""
 
+    score: Callable[..., Any]  # a method of each metric: references, predictions, options -> score
+
     def __init__(self, options: dict[str, Any], **kwargs: Any):
         super().__init__(**kwargs)
         self.options = options
@@ -36,9 +38,6 @@ class ClassificationMetric(OfflineMetric):
             features=CLASSES,
             reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
         )
-
-    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> Any:
-        raise NotImplementedError
 
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
         options = self.options | checked_options(self.name, options, self.options)

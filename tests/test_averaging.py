@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.checkpoints import average_checkpoints, last_checkpoints
+from vanilla_transformer.training import average_checkpoints, last_checkpoints
 
 
 def model(seed, **settings):

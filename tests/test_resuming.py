@@ -94,7 +94,7 @@ def test_resuming_a_finished_run_trains_nothing_and_gives_its_weights(tmp_path):
         ("max_source_tokens", {"max_source_tokens": 70}),
         ("tokens_per_update", {"tokens_per_update": 240}),
         ("examples in the training data", {"train_dataset": pairs(50)}),
-        ("checksum of the examples' lengths", {"train_dataset": pairs(60, seed=3)}),
+        ("checksum of the training data", {"train_dataset": pairs(60, seed=3)}),
     ],
 )
 def test_resuming_with_other_data_or_batches_is_an_error(tmp_path, key, changed):

@@ -33,11 +33,17 @@ def test_rate_is_the_papers():
     assert noam_rate(9, d_model, warmup, factor=2.0) == 2 * noam_rate(9, d_model, warmup)
 
 
-@pytest.mark.parametrize("base", [1.0, 0.5])
-def test_update_t_gets_the_rate_of_t(base):
+@pytest.mark.parametrize("base", [1.0, 0.5, 3e-4])
+def test_update_t_gets_the_rate_of_t_whatever_rate_the_optimizer_brings(base):
     seen = rates(get_noam_schedule(optimizer(base), d_model=64, warmup_steps=10, factor=1.5), 40)
-    assert seen == [base * noam_rate(t, 64, 10, 1.5) for t in range(1, 41)]
+    assert seen == [noam_rate(t, 64, 10, 1.5) for t in range(1, 41)]
     assert min(seen) > 0 and max(seen) == seen[9]
+
+
+def test_groups_of_parameters_keep_the_ratio_of_their_rates():
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": lr} for lr in (2e-4, 1e-4)]
+    schedule = get_noam_schedule(torch.optim.Adam(groups), d_model=64, warmup_steps=10)
+    assert schedule.get_last_lr() == pytest.approx([noam_rate(1, 64, 10), noam_rate(1, 64, 10) / 2])
 
 
 @pytest.mark.parametrize("stop", [3, 10, 25])

@@ -1,6 +1,8 @@
 """The encoder and the decoder: vectors in, vectors out (section 3.1)."""
 
+import os
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
         config_class = f"configuration_vanilla_transformer.{type(self.config).__name__}"
         self.config.auto_map = {"AutoConfig": config_class, **self.config.code}
         super().save_pretrained(save_directory, *args, **kwargs)
+        apply_umask(save_directory)
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resizes the decoder's embeddings too, which transformers ignores when they are not tied."""
@@ -198,3 +201,11 @@ def new_cache(config: LayersConfig) -> Cache:
     if config.is_encoder_decoder:
         return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
     return DynamicCache(config=config)
+
+
+def apply_umask(folder: str | PathLike) -> None:
+    """Give the weights in a folder the mode of other new files; safetensors always creates them as 0600."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in Path(folder).glob("*.safetensors"):
+        file.chmod(0o666 & ~umask)

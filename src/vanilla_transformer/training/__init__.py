@@ -4,11 +4,13 @@ from ..extras import extra
 
 with extra("train"):
     from .arguments import VanillaTransformerTrainingArguments
-    from .batching import Seq2SeqCollator, TokenBudgetIterable, TokenBudgetSampler
+    from .averaging import average_checkpoints
+    from .batching import Seq2SeqCollator, TokenBudgetSampler
     from .callbacks import TrainingInterrupted
-    from .checkpoints import average_checkpoints, last_checkpoints
+    from .manifest import last_checkpoints
     from .schedule import get_noam_schedule, noam_rate
     from .seq2seq_trainer import VanillaTransformerSeq2SeqTrainer
+    from .streaming import TokenBudgetIterable
     from .trainer import VanillaTransformerTrainer
 
 __all__ = [

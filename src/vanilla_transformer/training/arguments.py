@@ -1,18 +1,21 @@
 """The paper's training settings as Hugging Face training arguments."""
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
-from transformers.utils import is_torch_xla_available
+from transformers.utils import is_torch_xla_available, logging
 from transformers.utils.generic import ExplicitEnum
 
 from .batching import derive_accumulation
+
+logger = logging.get_logger(__name__)
 
 
 def _with(name: str, added: str, known: type[ExplicitEnum]) -> type[ExplicitEnum]:
@@ -121,6 +124,25 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "6.1: 5 for base, 20 for big). 0 keeps the last weights."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when this many evaluations in a row have not improved metric_for_best_model (the "
+            "loss if not given). The final model is then the best checkpoint or, with average_checkpoints, "
+            "the average of the last ones."
+        },
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "An evaluation is better only if it improves by more than this."}
+    )
+    bf16: str | bool = field(  # type: ignore[assignment]  # a bool after __post_init__
+        default="false",
+        metadata={
+            "help": "Compute in bfloat16: true, false, or auto, which measures whether that is faster here.",
+            "nargs": "?",
+            "const": "true",
+        },
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -158,6 +180,8 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             self.lr_scheduler_type = SchedulerType.INVERSE_SQRT
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
+        self._prepare_early_stopping()
+        self.bf16 = _chosen_bf16(self.bf16, self.use_cpu)
         # Without use_cpu, accelerate treats processes on a machine without a GPU as separate trainings.
         self.use_cpu |= not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
@@ -243,6 +267,19 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             f"r_drop={self.r_drop} compares two passes on one device, but this process uses {self.n_gpu} "
             f"GPUs: {ONE_GPU_EACH.format(self.n_gpu)}",
         )
+
+    def _prepare_early_stopping(self) -> None:
+        patience = self.early_stopping_patience
+        if patience is None:
+            return
+        _refuse(patience < 1, f"early_stopping_patience={patience} must be at least 1")
+        _refuse(
+            self.eval_strategy in ("no", IntervalStrategy.NO),
+            f"early_stopping_patience={patience} needs evaluations: set eval_strategy=steps or epoch",
+        )
+        self.metric_for_best_model = self.metric_for_best_model or "loss"
+        if not self.average_checkpoints:
+            self.load_best_model_at_end = True
 
     def _check_averaging(self) -> None:
         count = self.average_checkpoints
@@ -334,6 +371,51 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         if source is not None and target is not None:
             source = source * share // target
         return source, share
+
+
+BF16_SPEED = 1.1  # bf16: auto takes bfloat16 if its products are this many times as fast
+
+
+def _chosen_bf16(wanted: str | bool, use_cpu: bool) -> bool:
+    """Return whether to compute in bfloat16.
+
+    Raises:
+        ValueError: `wanted` is none of true, false and auto.
+    """
+    word = str(wanted).lower()
+    if word in ("true", "yes", "1"):
+        return True
+    if word in ("false", "no", "0"):
+        return False
+    _refuse(word != "auto", f"bf16={wanted} is none of true, false, auto")
+    device = (
+        torch.device("cpu") if use_cpu else torch.accelerator.current_accelerator() or torch.device("cpu")
+    )
+    speed = speed_of_bf16(device)
+    chosen = speed >= BF16_SPEED
+    logger.warning(
+        f"bf16=auto: products in bfloat16 are {speed:.2f} times as fast as in float32 on this {device.type}, "
+        f"so training computes in {'bfloat16' if chosen else 'float32'}"
+    )
+    return chosen
+
+
+def speed_of_bf16(device: torch.device, size: int = 512, rounds: int = 5) -> float:
+    """Return how many times as fast as in float32 a linear layer is in bfloat16, forward and backward."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        states = torch.ones(2 * size, size, device=device, dtype=dtype)
+        weight = torch.ones(4 * size, size, device=device, dtype=dtype, requires_grad=True)
+        times = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            torch.nn.functional.linear(states, weight).sum().backward()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])  # the first one warms up
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def _named(names: type[ExplicitEnum], key: str, value: str) -> ExplicitEnum:

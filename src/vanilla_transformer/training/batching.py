@@ -1,4 +1,4 @@
-"""Batches with about the same number of tokens, not of sentences (section 5.1): planned, streamed, padded.
+"""Batches with about the same number of tokens, not of sentences (section 5.1): planned and padded.
 
 A device batch is a rectangle of (sentences, longest sentence) on either side. Its cost is that area, padding
 included. Source and target have a budget each. An update is a group of
@@ -9,15 +9,11 @@ sentences make the same update on any number of processes with the same product.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 from transformers.trainer_pt_utils import BatchRebalanceSampler
-
-from ..epoch import Epoch
 
 # Relative noise on the lengths before sorting, so that a sentence gets other neighbours in every epoch. 0.05
 # costs about 1% of padding.
@@ -258,99 +254,6 @@ def padding_report(sampler: TokenBudgetSampler) -> dict[str, Any]:
         "target_padding": 1 - sampler.tokens["target"] / area["target"],
         "padding": 1 - sum(sampler.tokens.values()) / sum(area.values()),
     }
-
-
-class TokenBudgetIterable(Epoch, IterableDataset):
-    """Batches (lists of examples) by token budget from a stream that is too large to be measured first.
-
-    Use it as `DataLoader(stream, batch_size=None, collate_fn=collator)`. It holds about two buffers of
-    `buffer_size` examples, sorts them by length and cuts them into batches. A random half of these goes out
-    while the other half waits for the next buffer. When the stream ends it starts again with the number of
-    the next epoch (a `datasets.IterableDataset` reshuffles by it). So the Trainer needs `max_steps` and sees
-    one endless epoch, which skipped batches resume exactly. With `repeat=False` it ends after one epoch.
-
-    Every process reads the whole stream and keeps its share of the batches, so batches and updates do not
-    depend on the number of processes. For the same reason it has at most one DataLoader worker.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        max_source_tokens: int | None = None,
-        max_target_tokens: int | None = None,
-        num_replicas: int = 1,
-        rank: int = 0,
-        gradient_accumulation_steps: int = 1,
-        seed: int = 0,
-        buffer_size: int = 16_384,
-        source_column: str = "input_ids",
-        target_column: str = "labels",
-        pad_to_multiple_of: int | None = None,
-        noise: float = NOISE,
-        repeat: bool = True,
-    ):
-        super().__init__()
-        self.budget = Budget(max_source_tokens, max_target_tokens, pad_to_multiple_of)
-        self.dataset, self.columns, self.buffer_size = dataset, (source_column, target_column), buffer_size
-        self.num_replicas, self.rank, self.accumulation = num_replicas, rank, gradient_accumulation_steps
-        self.seed, self.noise, self.repeat = seed, noise, repeat
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        worker = get_worker_info()
-        if worker is not None and worker.num_workers > 1:
-            raise ValueError(
-                f"dataloader_num_workers={worker.num_workers}: at most one worker can cut a stream into "
-                "token batches: set it to 0 or 1"
-            )
-        for epoch in count(self.epoch):
-            batches = self._batches(epoch)
-            yield from islice(batches, self.rank, None, self.num_replicas)
-            if not self.repeat:
-                return
-
-    def _batches(self, epoch: int) -> Iterator[list[dict]]:
-        """Yield the batches of all processes, in order."""
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-        rng = np.random.default_rng([self.seed, epoch])
-        pool: list[tuple[dict, int, int]] = []
-        full = 2 * self.buffer_size
-        for index, example in enumerate(self.dataset):
-            pool.append((example, *self._lengths(index, example)))
-            if len(pool) >= full:
-                batches, pool = self._release(pool, rng)
-                yield from batches
-                full = len(pool) + self.buffer_size
-        if not pool:
-            raise ValueError(
-                f"epoch {epoch} of the stream has no examples: it is empty, or cannot be read twice"
-            )
-        yield from self._release(pool, rng, last=True)[0]
-
-    def _lengths(self, index: int, example: dict) -> tuple[int, int]:
-        try:
-            source, target = (self.budget.padded([len(example[column])]) for column in self.columns)
-        except KeyError as error:
-            raise ValueError(f"example {index} of the stream has no {error}, only {list(example)}") from None
-        self.budget.check(source, target, first=index)
-        return int(source[0]), int(target[0])
-
-    def _release(
-        self, pool: list[tuple[dict, int, int]], rng: np.random.Generator, last: bool = False
-    ) -> tuple[list[list[dict]], list[tuple[dict, int, int]]]:
-        """Return the batches that go out, in whole updates, and the examples that stay in the pool."""
-        source, target = (np.array([entry[side] for entry in pool]) for side in (1, 2))
-        order = length_order(source, target, self.noise, rng)
-        cuts = self.budget.cut(source[order], target[order])
-        number = len(cuts) - 1
-        if last:
-            number = leaving = round_batches(number, len(pool), self.num_replicas, self.accumulation)
-        else:
-            update = self.num_replicas * self.accumulation
-            leaving = number // update // 2 * update
-        batches = shuffled_batches(order, cuts, number, rng)
-        going = [[pool[index][0] for index in batch] for batch in batches[:leaving]]
-        return going, [pool[index] for batch in batches[leaving:] for index in batch]
 
 
 @dataclass

@@ -13,20 +13,24 @@ from typing import Any, Self
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
-from .checkpoints import INTERRUPTED
+from .streaming import TokenBudgetIterable
 
 logger = logging.get_logger(__name__)
 
+# Ctrl-C, the end or the warning of a scheduler, a closed terminal. Windows has only the first two.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME_SIGNAL = 1.0  # seconds within which two signals are one
 
 
 class TrainingInterrupted(SystemExit):
     """Training was interrupted, and its checkpoint is saved.
 
-    Uncaught, it ends the program with the status that a shell expects: 130 after Ctrl-C, 143 after SIGTERM.
+    Uncaught, it ends the program with the status that a shell expects, 128 + the signal's number: 130 after
+    Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1, 140 after SIGUSR2.
     """
 
     def __init__(self, number: int):
@@ -34,7 +38,7 @@ class TrainingInterrupted(SystemExit):
 
 
 class InterruptCallback(TrainerCallback):
-    """Ctrl-C or SIGTERM ends training with a checkpoint after the current update; a second one at once.
+    """A signal of `SIGNALS` ends training with a checkpoint after the current update; a second one at once.
 
     It is a context around training. Outside the main thread it does nothing, because Python delivers signals
     only there. It leaves an ignored signal ignored.
@@ -49,7 +53,7 @@ class InterruptCallback(TrainerCallback):
     def __enter__(self) -> Self:
         self.signal, self.off_schedule = None, False
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._note)
         return self
@@ -83,13 +87,6 @@ class InterruptCallback(TrainerCallback):
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.signal and state.epoch != int(state.epoch):  # the epoch is not over
             control.should_save = control.should_evaluate = False
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.off_schedule and state.is_world_process_zero:
-            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-            (folder / INTERRUPTED).write_text(
-                "Saved when training was interrupted; the resumed run deletes it with its next checkpoint.\n"
-            )
 
 
 class Throughput(TrainerCallback):
@@ -167,9 +164,24 @@ class EpochCallback(TrainerCallback):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(int(state.epoch))
 
+    def on_step_end(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(train_dataloader.dataset, TokenBudgetIterable):  # a resumed stream skips no batches
+            state.epoch = state.global_step / state.max_steps
 
-class CheckEnoughCheckpoints(TrainerCallback):
-    """Raises ValueError before the first update if the run will save too few checkpoints to average."""
+
+class CheckPlan(TrainerCallback):
+    """Checks before the first update what would go wrong after the last.
+
+    It raises ValueError if the run will save too few checkpoints to average, and warns if the learning rate
+    will never reach its peak.
+    """
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         saved = {
@@ -181,6 +193,12 @@ class CheckEnoughCheckpoints(TrainerCallback):
                 f"average_checkpoints={args.average_checkpoints}, but {state.max_steps} updates with "
                 f"save_strategy={args.save_strategy.value} and save_steps={state.save_steps} leave {saved}: "
                 "save more often, train longer or average fewer"
+            )
+        warmup = args.get_warmup_steps(state.max_steps)
+        if warmup > state.max_steps and state.is_world_process_zero:
+            logger.warning(
+                f"warmup_steps={warmup:g}, but the run has only {state.max_steps} updates: the learning rate "
+                f"never reaches its peak. Train longer, or set warmup_steps to {max(1, state.max_steps // 4)}"
             )
 
 

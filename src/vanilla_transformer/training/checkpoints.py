@@ -1,206 +1,42 @@
-"""Checkpoints: saved whole, averaged (section 6.1), and resumed only with the same data and batches."""
+"""A Trainer whose checkpoints are complete or absent, verified when it resumes, and averaged."""
 
-import json
 import math
 import os
-import re
 import shutil
 import tempfile
-import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    TrainOutput,
-    get_last_checkpoint,
-    rotate_checkpoints,
-)
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging
 
+from ..stacks import apply_umask
 from .arguments import VanillaTransformerTrainingArguments
+from .averaging import average_checkpoints
+from .manifest import (
+    INTERRUPTED,
+    WEIGHTS,
+    complete_checkpoints,
+    find_damage,
+    find_obstacle,
+    flush,
+    newest_checkpoint,
+    write_manifest,
+)
 from .publishing import PublishingTrainer
+from .resumption import check_data_order, write_data_order
 
-TRAINING_ONLY = {".bin", ".pt", ".pth", ".safetensors"}  # weights, optimizer, schedule and random states
-UNFINISHED = "unfinished"  # the folder in output_dir that holds a checkpoint while it is written
-INTERRUPTED = "interrupted.txt"  # marks a checkpoint that no save_strategy asked for
-DATA_ORDER = "data_order.json"  # in a checkpoint: what the order of the data depends on
+logger = logging.get_logger(__name__)
 
-
-def average_checkpoints(
-    folders: Sequence[str | Path], output_dir: str | Path | None = None
-) -> dict[str, torch.Tensor]:
-    """Return the mean of the weights in `folders` as a state dict, and save it as a model in `output_dir`.
-
-    It reads safetensors, one file or shards. It sums each weight in float64 and keeps the type of the last
-    folder. Integers and booleans are those of the last folder. Tied weights are stored once, as in the
-    folders, and are tied again on loading. `output_dir` gets configuration, tokenizer and code from the last
-    folder. It changes only once the mean is complete, so a full disk or a bad folder does no harm.
-
-    Raises:
-        FileNotFoundError: a folder holds no weights.
-        ValueError: no folders, a file that cannot be read, or folders of different models.
-    """
-    paths = [Path(folder) for folder in folders]
-    if not paths:
-        raise ValueError("no checkpoints to average")
-    if output_dir is not None and Path(output_dir).resolve() in {path.resolve() for path in paths}:
-        raise ValueError(f"{output_dir} is one of the checkpoints to average: write the mean elsewhere")
-    with ExitStack() as stack:
-        checkpoints = [_open(path, stack) for path in paths]
-        _check_alike(paths, checkpoints)
-        weights = {name: _mean([weights[name] for weights in checkpoints]) for name in checkpoints[-1]}
-    if output_dir is not None:
-        _write(weights, paths[-1], Path(output_dir))
-    return weights
-
-
-def last_checkpoints(run_dir: str | Path, n: int) -> list[Path]:
-    """Return the last `n` complete checkpoints of a Trainer in `run_dir`, oldest first.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds fewer than `n`.
-    """
-    checkpoints = complete_checkpoints(run_dir)
-    if not 1 <= n <= len(checkpoints):
-        raise ValueError(
-            f"cannot take {n} checkpoints: {run_dir} has complete checkpoints of steps {list(checkpoints)}"
-        )
-    return list(checkpoints.values())[-n:]
-
-
-def complete_checkpoints(run_dir: str | Path) -> dict[int, Path]:
-    """Return {step: folder} in order of steps. The Trainer's state, written last, marks them."""
-    run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise FileNotFoundError(f"no folder {run_dir} to look for checkpoints in")
-    steps = {}
-    for folder in run_dir.iterdir():
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (
-            folder / TRAINER_STATE_NAME
-        ).is_file():
-            steps[int(match[1])] = folder
-    return dict(sorted(steps.items()))
-
-
-def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Return {name: lazily read weight} of a model folder."""
-    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
-    file = single if single.is_file() else index
-    if not file.is_file():
-        what = "does not hold" if folder.is_dir() else "is not a folder with"
-        raise FileNotFoundError(f"{folder} {what} {single.name} or {index.name}")
-    weights: dict[str, Any] = {}
-    try:
-        shards = (
-            {single.name} if file == single else set(json.loads(index.read_text())["weight_map"].values())
-        )
-        for file in (folder / shard for shard in sorted(shards)):
-            opened = stack.enter_context(safe_open(file, framework="pt"))
-            weights |= {name: opened.get_slice(name) for name in sorted(opened.keys())}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{file} cannot be read: {error!r}") from error
-    return weights
-
-
-def _check_alike(folders: list[Path], checkpoints: list[dict[str, Any]]) -> None:
-    last, reference = folders[-1], checkpoints[-1]
-    for folder, weights in zip(folders, checkpoints):
-        for name in sorted(weights.keys() ^ reference.keys()):
-            here, there = (folder, last) if name in weights else (last, folder)
-            raise ValueError(f"{here} holds {name}, {there} does not: checkpoints of different models?")
-        for name, weight in weights.items():
-            if weight.get_shape() != reference[name].get_shape():
-                raise ValueError(
-                    f"{name} is {weight.get_shape()} in {folder}, but {reference[name].get_shape()} in {last}"
-                )
-
-
-def _mean(weights: list[Any]) -> torch.Tensor:
-    last = weights[-1][...]
-    if not last.is_floating_point():
-        return last
-    total = torch.zeros_like(last, dtype=torch.float64)
-    for weight in weights:
-        total += weight[...]
-    return (total / len(weights)).to(last.dtype)
-
-
-def _write(weights: dict[str, torch.Tensor], source: Path, output_dir: Path) -> None:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".averaging-") as draft:
-        for file in source.iterdir():
-            if (
-                file.is_file()
-                and file.suffix not in TRAINING_ONLY
-                and file.name not in (TRAINER_STATE_NAME, SAFE_WEIGHTS_INDEX_NAME)
-            ):
-                shutil.copy2(file, draft)
-        save_torch_state_dict(weights, draft, metadata={"format": "pt"})
-        for stale in [*output_dir.glob("model*.safetensors"), output_dir / SAFE_WEIGHTS_INDEX_NAME]:
-            if not (Path(draft) / stale.name).exists():
-                stale.unlink(missing_ok=True)
-        for file in Path(draft).iterdir():
-            os.replace(file, output_dir / file.name)
-
-
-# Data order
-
-
-BUDGET = ("max_source_tokens", "max_target_tokens", "tokens_per_update")
-FIXED = ("per_device_train_batch_size", "train_sampling_strategy")
-
-
-def data_order(
-    args: VanillaTransformerTrainingArguments, dataset: Any, lengths: Sequence[np.ndarray] | None
-) -> dict[str, Any]:
-    """Return what the order of the data and of the batches depends on.
-
-    A checkpoint stands after a number of updates. Resuming is right only if the same updates would be made
-    again: from the same data, in the same order, in the same batches.
-
-    Args:
-        lengths: of the examples in tokens, one array for each side, if batches are made by them.
-    """
-    keys = BUDGET if args.has_token_budget else FIXED
-    order: dict[str, Any] = {"seed": args.seed if args.data_seed is None else args.data_seed}
-    order |= {key: getattr(args, key) for key in keys}
-    if hasattr(dataset, "__len__"):
-        order["examples in the training data"] = len(dataset)
-    if lengths is not None:
-        sums = [zlib.crc32(np.ascontiguousarray(side, dtype=np.int64).tobytes()) for side in lengths]
-        order["checksum of the examples' lengths"] = sums
-    return order
-
-
-def write_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
-    Path(checkpoint, DATA_ORDER).write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
-
-
-def check_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
-    """Raise ValueError if the checkpoint has a record of another order."""
-    file = Path(checkpoint, DATA_ORDER)
-    if not file.is_file():
-        return
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    changed = [key for key in {**saved, **order} if saved.get(key) != order.get(key)]
-    if changed:
-        listing = "; ".join(f"{key} changed from {saved.get(key)} to {order.get(key)}" for key in changed)
-        raise ValueError(
-            f"{checkpoint} was saved with different data or batch settings: {listing}. Resume with the same "
-            "data, vocabulary and settings, or start again in a new --output_dir"
-        )
+UNFINISHED = "unfinished"  # the folder in output_dir that holds a checkpoint while it is written or deleted
 
 
 # Saving, loading and averaging in a Trainer
@@ -209,7 +45,8 @@ def check_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
 class CheckpointingTrainer(PublishingTrainer):
     """A Trainer whose checkpoints are complete or absent, and which can average them.
 
-    It writes a checkpoint in a folder aside and renames the folder when it is complete.
+    It writes a checkpoint in a folder aside, with a manifest of its files, and renames the folder when all of
+    it is on the disk. It deletes only checkpoints of this run.
     """
 
     args: VanillaTransformerTrainingArguments
@@ -217,19 +54,43 @@ class CheckpointingTrainer(PublishingTrainer):
     _saving_aside = False
     _pushed_folder: str | None = None
 
+    @property
+    def off_schedule(self) -> bool:
+        """Whether no save_strategy asked for the checkpoint that is being saved."""
+        return False
+
     def last_checkpoint(self) -> str | None:
+        """The newest checkpoint in output_dir from which training can resume."""
         folder = str(self.args.output_dir)
-        return get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        newest = newest_checkpoint(folder) if os.path.isdir(folder) else None
+        return str(newest) if newest else None
 
     def data_order(self) -> dict[str, Any]:
-        """See `data_order`."""
-        return data_order(self.args, self.train_dataset, None)
+        """What must be the same when training resumes; see `resumption.data_order`."""
+        raise NotImplementedError
+
+    def write_position(self, checkpoint: Path) -> None:
+        """Write what a stream needs to resume, if there is one."""
 
     # Saving
 
     def _get_output_dir(self, trial: Any) -> str:
         run_dir = super()._get_output_dir(trial)
         return os.path.join(run_dir, UNFINISHED) if self._saving_aside else run_dir
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = str(output_dir or self.args.output_dir)
+        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"{broken[0]} (and {len(broken) - 1} more weights) has NaN or infinite values at update "
+                f"{self.state.global_step}, so the model was not saved"
+            )
+        what = f"the model could not be written in {folder}"
+        with nullcontext() if self._saving_aside else explain_write_errors(folder, what):
+            super()._save(folder, state_dict)
+            if self.args.should_save:
+                apply_umask(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir = self._get_output_dir(trial)
@@ -240,37 +101,62 @@ class CheckpointingTrainer(PublishingTrainer):
         self.accelerator.wait_for_everyone()
         self._saving_aside = True
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
+            with explain_write_errors(run_dir, f"{name} could not be written in {run_dir}"):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.state.best_model_checkpoint == str(aside):  # on every process
+                    self.state.best_model_checkpoint = str(final)
+                if self.args.should_save:
+                    self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
+                    write_data_order(aside, self.data_order())
+                    self.write_position(aside)
+                    if self.off_schedule:
+                        (aside / INTERRUPTED).write_text(
+                            "Saved when training was interrupted; the resumed run deletes it with its next "
+                            "checkpoint.\n"
+                        )
+                    write_manifest(aside)
+                    self._put_in_place(aside, final)
+        except BaseException:
             if self.args.should_save:
-                write_data_order(aside, self.data_order())
-                self._put_in_place(aside, final)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(aside.parent, ignore_errors=True)
-            earlier = self.last_checkpoint()
-            kept = f"resume from {earlier}" if earlier else "there is no earlier one"
-            raise OSError(
-                f"{name} could not be written in {run_dir} ({error}), and its files were removed: free some "
-                f"disk space, or choose another output_dir; {kept}"
-            ) from error
+                shutil.rmtree(aside.parent, ignore_errors=True)
+            raise
         finally:
             self._saving_aside = False
 
     def _put_in_place(self, aside: Path, final: Path) -> None:
         """Rename a complete checkpoint, then delete those that it replaces."""
-        if self.state.best_model_checkpoint == str(aside):
-            self.state.best_model_checkpoint = str(final)
-            self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists() and final in complete_checkpoints(final.parent).values():
+            _delete(final)
+        elif final.exists():
+            kept = next(
+                path for n in range(1000) if not (path := final.with_name(f"{final.name}.old{n}")).exists()
+            )
+            logger.warning(f"{final} is not a checkpoint of this run: it is now {kept.name}")
+            final.rename(kept)
         aside.rename(final)
+        flush(final.parent)
+        self._rotate(final)
         shutil.rmtree(aside.parent, ignore_errors=True)
-        for mark in final.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{INTERRUPTED}"):
-            shutil.rmtree(mark.parent)
-        best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
-        rotate_checkpoints(str(final.parent), limit, best, use_mtime=True)
         if self._pushed_folder is not None:
             super()._push_from_checkpoint(str(final))
             self._pushed_folder = None
+
+    def _rotate(self, newest: Path) -> None:
+        """Delete old checkpoints: those that an interrupt saved, and the oldest beyond save_total_limit."""
+        saved = complete_checkpoints(newest.parent)
+        earlier = [folder for step, folder in saved.items() if step < self.state.global_step]
+        for folder in [folder for folder in earlier if (folder / INTERRUPTED).exists()]:
+            _delete(folder)
+            earlier.remove(folder)
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+        if not limit or limit < 0:
+            return
+        kept = {str(newest), best}
+        spare = [folder for folder in earlier if str(folder) not in kept]
+        room = limit - 1 - (len(earlier) - len(spare))
+        for folder in spare[: len(spare) - max(room, 0)]:
+            _delete(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._saving_aside:
@@ -279,6 +165,27 @@ class CheckpointingTrainer(PublishingTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     # Loading
+
+    def choose_checkpoint(self, wanted: str | bool | None) -> str | None:
+        """Return the checkpoint to resume from: the given one, or with True the newest good one.
+
+        Raises:
+            ValueError: it is damaged, there is none, or it was saved with other data or batches.
+        """
+        if not wanted:
+            return None
+        folder = str(self.args.output_dir)
+        if wanted is True:
+            newest = self.last_checkpoint()
+            if newest is None:
+                raise ValueError(f"there is no checkpoint in {folder} to resume from")
+            wanted = newest
+        elif obstacle := find_obstacle(wanted):
+            other = newest_checkpoint(Path(wanted).absolute().parent)
+            hint = f"; {other} is undamaged" if other else ""
+            raise ValueError(f"training cannot resume from {wanted}: {obstacle}{hint}")
+        check_data_order(wanted, self.data_order())
+        return wanted
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         try:
@@ -316,10 +223,8 @@ class CheckpointingTrainer(PublishingTrainer):
             of the checkpoints.
         """
         self.accelerator.wait_for_everyone()
-        output_dir = str(self.args.output_dir)
         metrics: dict[str, Any] = {}
-        count = min(self.args.average_checkpoints, len(complete_checkpoints(output_dir)))
-        folders = last_checkpoints(output_dir, count)
+        folders = self._averageable()[-self.args.average_checkpoints :]
         if self.eval_dataset is not None:
             metrics |= self._last_evaluation() or self.evaluate(metric_key_prefix="eval_last")
         self._load_weights(average_checkpoints(folders))
@@ -331,6 +236,18 @@ class CheckpointingTrainer(PublishingTrainer):
         self.save_state()
         self.save_metrics("average", metrics)
         return metrics
+
+    def _averageable(self) -> list[Path]:
+        """Return the checkpoints with undamaged weights, oldest first."""
+        good = []
+        for folder in complete_checkpoints(str(self.args.output_dir)).values():
+            if damage := find_damage(folder, lambda name: name.endswith(WEIGHTS)):
+                logger.warning(f"{folder} is not averaged: {damage}")
+            else:
+                good.append(folder)
+        if not good:
+            raise ValueError(f"{self.args.output_dir} has no undamaged checkpoint to average")
+        return good
 
     def _load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.model.load_state_dict(weights, strict=False)
@@ -361,3 +278,35 @@ def check_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"output_dir: cannot write to {folder} ({error.strerror}); give another one") from error
+
+
+@contextmanager
+def explain_write_errors(folder: str, what: str) -> Iterator[None]:
+    """Turn the errors of libraries that cannot write a file into an OSError that says what to do."""
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception as error:
+        # safetensors and tokenizers have their own classes; the latter raises a bare Exception.
+        if isinstance(error, WriteError) or not (
+            isinstance(error, OSError | RuntimeError | SafetensorError) or type(error) is Exception
+        ):
+            raise
+        newest = newest_checkpoint(folder) if os.path.isdir(folder) else None
+        kept = f"; resume from {newest}" if newest else ""
+        raise WriteError(
+            f"{what} ({error}): free some disk space, or choose another output_dir{kept}"
+        ) from error
+
+
+class WriteError(OSError):
+    """A model or a checkpoint could not be written."""
+
+
+def _delete(checkpoint: Path) -> None:
+    """Delete a checkpoint; a program that is killed meanwhile leaves it under another name."""
+    trash = checkpoint.parent / UNFINISHED / f"old-{checkpoint.name}"
+    trash.parent.mkdir(exist_ok=True)
+    checkpoint.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)

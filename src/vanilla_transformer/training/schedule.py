@@ -21,7 +21,9 @@ def _rate_of_next_update(updates_done: int, d_model: int, warmup_steps: float, f
 def get_noam_schedule(
     optimizer: Optimizer, d_model: int, warmup_steps: float, factor: float = 1.0, last_epoch: int = -1
 ) -> LambdaLR:
-    """Return the schedule for an optimizer, whose own learning rate multiplies it: the paper's is 1.
+    """Return the schedule for an optimizer. It sets the rate itself, whatever rate the optimizer brings.
+
+    If groups of parameters have different rates, the schedule is the highest one, and keeps their ratios.
 
     Raises:
         ValueError: a setting is not positive.
@@ -29,6 +31,12 @@ def get_noam_schedule(
     for name, value in {"d_model": d_model, "warmup_steps": warmup_steps, "factor": factor}.items():
         if not value > 0:
             raise ValueError(f"the Noam schedule needs {name} > 0, but {name}={value}")
+    highest = max(float(group["lr"]) for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        ratio = float(group["lr"]) / highest if highest else 1.0
+        group["lr"] = ratio
+        if last_epoch == -1 or "initial_lr" in group:
+            group["initial_lr"] = ratio
     # Not a lambda, which cannot be pickled.
     rate = partial(_rate_of_next_update, d_model=d_model, warmup_steps=warmup_steps, factor=factor)
     return LambdaLR(optimizer, rate, last_epoch)

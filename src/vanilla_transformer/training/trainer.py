@@ -4,41 +4,46 @@ import inspect
 import math
 import shlex
 import sys
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
-from ..losses import IGNORE_INDEX, TrainingLoss
+from ..losses import TrainingLoss
 from ..model_card import redact_flags
 from .arguments import VanillaTransformerTrainingArguments
-from .batching import TokenBudgetIterable, TokenBudgetSampler, padding_report, sequence_lengths
+from .batching import TokenBudgetSampler, padding_report, sequence_lengths
 from .callbacks import (
-    CheckEnoughCheckpoints,
+    CheckPlan,
     CurvesCallback,
     EpochCallback,
     InterruptCallback,
     Throughput,
     TrainingInterrupted,
 )
-from .checkpoints import CheckpointingTrainer, check_data_order, check_writable, data_order
+from .checkpoints import check_writable
+from .evaluation import EvaluatingTrainer, is_class_ids
+from .manifest import complete_checkpoints
+from .resumption import data_order
+from .run_lock import locked
 from .schedule import get_noam_schedule
+from .streaming import POSITION, CollateWithPosition, StreamPosition, TokenBudgetIterable
 
 logger = logging.get_logger(__name__)
 
 Inputs = dict[str, Any]
 
 
-class VanillaTransformerTrainer(CheckpointingTrainer):
+class VanillaTransformerTrainer(EvaluatingTrainer):
     """Train any model of transformers as the paper does: on pairs of texts, on text, on images.
 
     Use it as transformers' `Trainer`, with `VanillaTransformerTrainingArguments`. The differences:
@@ -50,8 +55,11 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
       its perplexity and token accuracy. Each example counts once on any number of processes. If an example
       has one label, loss and accuracy are per example.
     - A NaN or infinite loss stops training before it reaches the weights.
-    - A checkpoint folder exists only when it is complete.
-    - Ctrl-C and SIGTERM save a checkpoint; `train` then raises `TrainingInterrupted`.
+    - A checkpoint folder exists only when it is complete. Resuming verifies it.
+    - One run at a time trains in an output_dir.
+    - Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save a checkpoint; `train` then raises
+      `TrainingInterrupted`.
+    - `early_stopping_patience` ends training when validation no longer improves.
     - With `average_checkpoints` the model ends with the averaged weights, also in output_dir.
 
     `VanillaTransformerSeq2SeqTrainer` adds text generation during evaluation.
@@ -82,12 +90,15 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
         self._measured_dataset: Any = None
         self._lengths: list[np.ndarray] = []
         self._examples_per_update: float | None = None
-        self._totals = torch.zeros(3, dtype=torch.float64)  # negative log-likelihood, items, correct items
-        self._scores_tokens = True
         self.interrupt, self.throughput = InterruptCallback(), Throughput()
-        callbacks = (self.interrupt, self.throughput, EpochCallback, CheckEnoughCheckpoints, CurvesCallback)
-        for callback in callbacks:
+        self.data_record: dict[str, Any] = {}  # what else must be the same when training resumes
+        self._resumed_from: str | None = None
+        self._position: StreamPosition | None = None  # of the next update in a stream
+        for callback in (self.interrupt, self.throughput, EpochCallback, CheckPlan, CurvesCallback):
             self.add_callback(callback)
+        if args.early_stopping_patience:
+            patience = args.early_stopping_patience, args.early_stopping_threshold
+            self.add_callback(EarlyStoppingCallback(*patience))
 
     def _check_r_drop(self) -> None:
         alpha, settings = self.args.r_drop, self.model.config.to_dict()
@@ -104,21 +115,25 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     def train(  # type: ignore[override]  # the other arguments pass through
         self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
     ) -> TrainOutput:
-        args, earlier = self.args, self.last_checkpoint()
-        if earlier and not resume_from_checkpoint and args.save_strategy != SaveStrategy.NO:
-            raise ValueError(
-                f"output_dir holds {earlier} of an earlier run, which this run would delete or mix with its "
-                f"own: resume it with resume_from_checkpoint={earlier}, or choose another output_dir"
-            )
-        checkpoint = earlier if resume_from_checkpoint is True else resume_from_checkpoint
-        if checkpoint:
-            check_data_order(checkpoint, self.data_order())
+        if not self.args.should_save:
+            return self._train(resume_from_checkpoint, **kwargs)
+        with locked(str(self.args.output_dir)):
+            return self._train(resume_from_checkpoint, **kwargs)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
+        args = self.args
+        if not resume_from_checkpoint and args.save_strategy != SaveStrategy.NO:
+            self._refuse_earlier_run()
+        checkpoint = self.choose_checkpoint(resume_from_checkpoint)
+        self._resumed_from, self._position = checkpoint, None
+        if checkpoint and (position := Path(checkpoint, f"{POSITION}.json")).is_file():
+            self._position = StreamPosition.from_json(position.read_text(encoding="utf-8"))
         with self.interrupt:
             if checkpoint and self.is_complete(checkpoint):
                 output = self.restore(checkpoint)
                 self._say(f"{checkpoint} has made all {args.max_steps} updates: there is nothing to train")
             else:
-                output = super().train(resume_from_checkpoint, **kwargs)
+                output = super().train(checkpoint, **kwargs)
         if self.interrupt.signal:
             self._say(self._how_to_resume())
             raise TrainingInterrupted(self.interrupt.signal)
@@ -127,10 +142,56 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
             self._say(f"The model is now the {output.metrics['final_weights']}; saved in {args.output_dir}")
         return output
 
+    def _refuse_earlier_run(self) -> None:
+        folder = str(self.args.output_dir)
+        if earlier := list(complete_checkpoints(folder).values()) if Path(folder).is_dir() else []:
+            raise ValueError(
+                f"output_dir holds {earlier[-1]} of an earlier run, which this run would delete or mix with "
+                f"its own: resume it with resume_from_checkpoint={earlier[-1]}, or choose another output_dir"
+            )
+
+    def hyperparameter_search(  # type: ignore[override]  # the other arguments pass through
+        self,
+        hp_space: Any = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *positional: Any,
+        **keywords: Any,
+    ) -> Any:
+        """Search as transformers' Trainer does.
+
+        Args:
+            compute_objective: by default the score `metric_for_best_model`, or the loss, which is minimised.
+        """
+        if compute_objective is None:
+            name = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+            compute_objective = itemgetter(name)
+            if len(positional) < 2:  # n_trials, direction
+                keywords.setdefault("direction", "maximize" if self.args.greater_is_better else "minimize")
+        return super().hyperparameter_search(hp_space, compute_objective, *positional, **keywords)
+
+    @property
+    def off_schedule(self) -> bool:
+        return self.interrupt.off_schedule
+
     def data_order(self) -> dict[str, Any]:
-        by_length = self.args.has_token_budget and not isinstance(self.train_dataset, IterableDataset)
-        lengths = self._measured(self.train_dataset) if by_length else None
-        return data_order(self.args, self.train_dataset, lengths)
+        return data_order(self.args, self.train_dataset, self.data_record)
+
+    def write_position(self, checkpoint: Path) -> None:
+        if self._position is not None:
+            Path(checkpoint, f"{POSITION}.json").write_text(self._position.to_json() + "\n", encoding="utf-8")
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Skips no batches if a stream starts at its position."""
+        epochs, batches = super()._init_training_state(*args, **kwargs)
+        return epochs, 0 if self._position is not None else batches
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Keeps the newest checkpoint beside the best one, which transformers deletes with a limit of 1."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _how_to_resume(self) -> str:
         checkpoint = self.last_checkpoint()
@@ -230,12 +291,15 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
             self.train_dataset,
             buffer_size=args.stream_buffer_size,
             target_column="labels" if self.model.config.is_encoder_decoder else "input_ids",
+            start=self._position,
+            with_positions=True,
             **self._token_batches(),
         )
+        collate = self._get_collator_with_removed_columns(self.data_collator, "training")
         loader = DataLoader(
             stream,
             batch_size=None,
-            collate_fn=self._get_collator_with_removed_columns(self.data_collator, "training"),
+            collate_fn=CollateWithPosition(collate),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
@@ -250,6 +314,13 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     ) -> tuple[list[Inputs], torch.Tensor | int | None]:
         self.throughput.begin_update()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        positions = [position for batch in batches if (position := batch.pop(POSITION, None))]
+        if positions:
+            if self._position is not None and self._resumed_from:
+                self._load_rng_state(self._resumed_from)  # reading the first batches drew random numbers
+            self._resumed_from = None
+            batches_per_update = self.args.world_size * self.args.gradient_accumulation_steps
+            self._position = StreamPosition.from_json(positions[-1]).after_update(batches_per_update)
         labels = [batch.get("labels") for batch in batches]
         of_tokens = all(is_class_ids(ids) and ids.ndim == 2 for ids in labels)
         self.throughput.count(batches, num_items if of_tokens else None)
@@ -321,60 +392,7 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
             "and bf16 instead of fp16; otherwise check the data of that update"
         )
 
-    # Evaluation
-
-    def evaluation_loop(
-        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> EvalLoopOutput:
-        self.gather_function = self.accelerator.gather_for_metrics  # drops what fills up the last batch
-        self._totals.zero_()
-        loop: Any = super().evaluation_loop
-        output = loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        likelihood, count, correct = self._totals.tolist()
-        if count:
-            loss = likelihood / count
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
-            if self._scores_tokens:
-                output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
-                output.metrics[f"{metric_key_prefix}_token_accuracy"] = correct / count
-            else:
-                output.metrics.setdefault(f"{metric_key_prefix}_accuracy", correct / count)
-        return output
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        step: Any = partial(Trainer.prediction_step, self)  # past Seq2SeqTrainer's, which would generate
-        if not is_class_ids(inputs.get("labels")):
-            return step(model, inputs, prediction_loss_only, ignore_keys)
-        loss, outputs, labels = step(model, inputs, False, ignore_keys)
-        self._score(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
-        return (loss, None, None) if prediction_loss_only else (loss, outputs, labels)
-
-    def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch of all processes to the totals."""
-        self._scores_tokens = labels.ndim > 1
-        if self._loss_shifts_labels:  # a causal model's logits predict the next label
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        real = labels != IGNORE_INDEX
-        likelihood = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="none")
-        correct = (logits.argmax(-1) == labels) & real
-        sums = [score.float().reshape(len(labels), -1).sum(1) for score in (likelihood, real, correct)]
-        scores = torch.stack(sums, dim=1)  # (batch, 3)
-        self._totals += self.gather_function(scores).cpu().double().sum(0)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if self.args.world_size > 1 and isinstance(dataset, IterableDataset):
-            raise ValueError(
-                f"{self.args.world_size} processes cannot count a streamed evaluation set exactly: "
-                "load it whole (streaming=False)"
-            )
-        return super().get_eval_dataloader(eval_dataset)
+    # Logs
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         if not self._examples_per_update and self.args.has_token_budget:
@@ -403,11 +421,6 @@ class VanillaTransformerTrainer(CheckpointingTrainer):
     def _say(self, message: str) -> None:
         if self.is_world_process_zero():
             print(message, file=sys.stderr, flush=True)
-
-
-def is_class_ids(labels: Any) -> bool:
-    """Whether labels are ids of classes or tokens, not shares of classes or lists of boxes."""
-    return isinstance(labels, torch.Tensor) and not labels.is_floating_point()
 
 
 def _without_resumption(words: list[str]) -> list[str]:

@@ -361,7 +361,7 @@ def test_settings_that_cannot_work_are_errors(tmp_path, settings, message):
 
 @pytest.mark.parametrize("speed, chosen", [(0.6, False), (3.0, True)])
 def test_bf16_auto_measures_and_says_what_it_chose(tmp_path, monkeypatch, caplog, speed, chosen):
-    monkeypatch.setattr("vanilla_transformer.training.arguments.speed_of_bf16", lambda device: speed)
+    monkeypatch.setattr("vanilla_transformer.training.precision.speed_of_bf16", lambda device: speed)
     assert arguments(tmp_path, bf16="auto").bf16 is chosen
     assert f"{speed:.2f} times as fast" in caplog.text
 

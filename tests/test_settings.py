@@ -6,7 +6,8 @@ import pytest
 from transformers import Seq2SeqTrainingArguments
 
 from vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.tasks.settings import InputError, parse, prepare_output_dir
+from vanilla_transformer.tasks.settings import InputError, parse
+from vanilla_transformer.training import VanillaTransformerTrainingArguments
 
 
 @dataclass
@@ -127,7 +128,7 @@ def test_a_missing_yaml_is_an_error_that_lists_the_others(tmp_path):
 
 def test_help_explains_every_key(capsys):
     with pytest.raises(SystemExit) as end:
-        parse(VanillaTransformerConfig, Own, Seq2SeqTrainingArguments, argv=["--help"])
+        parse(VanillaTransformerConfig, Own, Seq2SeqTrainingArguments, argv=["--help", "all"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert "words" in text and "how many" in text and "d_model" in text
@@ -135,27 +136,32 @@ def test_help_explains_every_key(capsys):
         assert f"\n  {name} " in text
 
 
-def prepared(folder, **more):
-    return prepare_output_dir(Seq2SeqTrainingArguments(output_dir=str(folder), use_cpu=True, **more))
+def test_help_shows_the_keys_that_matter_first(capsys):
+    with pytest.raises(SystemExit):
+        parse(VanillaTransformerConfig, Own, VanillaTransformerTrainingArguments, argv=["--help"])
+    text = capsys.readouterr().out
+    assert "--max_steps" in text and "--model.preset" in text and "--help all" in text
+    assert "--hub_token" not in text and len(text.splitlines()) < 100
 
 
-def test_output_dir_is_created_and_must_be_writable(tmp_path):
-    run = tmp_path / "outputs" / "run"
-    assert prepared(run) is None and run.is_dir()
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write to .*file/run"):
-        prepared(tmp_path / "file" / "run")
+@pytest.mark.parametrize("argv", [["--help"], ["--help", "all"]])
+def test_help_hides_what_does_not_apply(capsys, argv):
+    keys = VanillaTransformerConfig, Own, VanillaTransformerTrainingArguments
+    with pytest.raises(SystemExit):
+        parse(*keys, argv=argv, unused=["seed"])
+    text = capsys.readouterr().out
+    for key in ("seed", "do_eval", "do_predict"):
+        assert f"--{key} " not in text
+    with pytest.raises(InputError, match="--seed: remove 'seed': it does not apply to this recipe"):
+        parse(*keys, argv=["--output_dir", "x", "--seed", "3"], unused=["seed"])
 
 
-def test_an_earlier_run_is_resumed_or_raises(tmp_path):
-    run = tmp_path / "run"
-    with pytest.raises(InputError, match=f"no checkpoint in {run}"):
-        prepared(run, resume_from_checkpoint="true")
-    for step in (5, 10):
-        (run / f"checkpoint-{step}").mkdir()
-    assert prepared(run, resume_from_checkpoint="true") == f"{run}/checkpoint-10"
-    assert prepared(tmp_path / "new", resume_from_checkpoint=f"{run}/checkpoint-5") == f"{run}/checkpoint-5"
-    with pytest.raises(InputError, match="an earlier run. Resume it with --resume_from_checkpoint true"):
-        prepared(run)
-    with pytest.raises(InputError, match="there is no folder nowhere"):
-        prepared(run, resume_from_checkpoint="nowhere")
+@pytest.mark.parametrize(
+    "key, meant",
+    [("batch_size", "per_device_train_batch_size"), ("lr", "learning_rate"), ("dropout", "model.dropout")],
+)
+def test_names_of_other_programs_are_known(key, meant):
+    with pytest.raises(InputError, match=f"unknown key '{key}'; did you mean '{meant}'"):
+        parse(VanillaTransformerConfig, VanillaTransformerTrainingArguments, argv=[f"--{key}", "1"])
+    with pytest.raises(InputError, match="do_train=false only scores"):
+        parse(VanillaTransformerConfig, VanillaTransformerTrainingArguments, argv=["--do_eval", "true"])

@@ -5,9 +5,10 @@ from ..extras import extra
 with extra("train,metrics"):
     import evaluate  # noqa: F401  before training, which needs it only at its end
 
+    from .output_dir import prepare_output_dir
     from .results import finish, predict
     from .running import run, start
-    from .settings import InputError, parse, prepare_output_dir
+    from .settings import InputError, parse
     from .text import StartArguments, get_model, get_tokenizer
 
 __all__ = [

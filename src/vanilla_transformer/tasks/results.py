@@ -1,6 +1,8 @@
-"""Score and finish a recipe: held-out splits, results.json, the model card, the upload."""
+"""Train, score and finish a recipe: held-out splits, results.json, the model card, the upload."""
 
+import hashlib
 import json
+import math
 import platform
 import shlex
 import sys
@@ -8,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import psutil
@@ -20,6 +22,8 @@ from transformers.trainer_utils import PredictionOutput
 from ..model_card import USE, write_model_card
 from ..training.publishing import publish
 from ..training.trainer import VanillaTransformerTrainer
+from .records import circumstances, data_record
+from .sources import SourceArguments
 
 # Training arguments on the card: the first are always shown, the others if they differ from their defaults.
 ALWAYS_SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
@@ -36,9 +40,75 @@ SHOWN_IF_SET = (
 )
 
 
+class Place(NamedTuple):
+    """Where the scores and outputs of a run go.
+
+    Attributes:
+        file: JSON of the scores.
+        folder: of the model's outputs.
+        has_card: whether the scores belong on the model card.
+    """
+
+    file: Path
+    folder: Path
+    has_card: bool
+
+
+def train(
+    trainer: VanillaTransformerTrainer, data: SourceArguments, checkpoint: str | None = None
+) -> dict[str, float]:
+    """Train and save the model; return the metrics of the training. With do_train=false it does nothing.
+
+    A checkpoint records the checksums of the training files, and resuming compares them.
+    """
+    if not trainer.args.do_train:
+        return {}
+    files = data_record(data).get("train", {})
+    trainer.data_record = {
+        "training files": list(files.values()),
+        "max_train_samples": data.max_train_samples,
+    }
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_model()
+    trainer.save_state()
+    return metrics
+
+
+def place_results(args: TrainingArguments, data: SourceArguments) -> Place:
+    """Return where to write: the scores of a training run in results.json, all others beside it.
+
+    The others are those of do_train=false, and of a resumed run with other held-out data than before. They
+    are named after the held-out data, so they replace no scores of other data.
+    """
+    folder, record = Path(str(args.output_dir)), data_record(data)
+    main = folder / "results.json"
+    if args.do_train and _agrees(main, record):
+        return Place(main, folder, True)
+    held_out = record.get("test") or record.get("validation") or {}
+    name = held_out.get("dataset", next(iter(held_out), "data")).rstrip("/").rpartition("/")[2].split(".")[0]
+    if not _agrees(folder / f"results_{name}.json", record):
+        name += "_" + hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+    place = Place(folder / f"results_{name}.json", folder / f"outputs_{name}", False)
+    place.folder.mkdir(exist_ok=True)
+    return place
+
+
+def _agrees(file: Path, record: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether a file of results is about the same held-out data, or does not exist."""
+    if not file.is_file():
+        return True
+    try:
+        data = json.loads(file.read_text(encoding="utf-8")).get("data", {})
+    except (ValueError, AttributeError):
+        return False
+    return all(data.get(split) == record.get(split) for split in ("validation", "test"))
+
+
 def finish(
     trainer: VanillaTransformerTrainer,
+    place: Place,
     *,
+    sources: SourceArguments,
     task: str,
     data: str,
     scores: Mapping[str, Mapping[str, float | str]],
@@ -46,9 +116,11 @@ def finish(
     facts: Mapping[str, object] | None = None,
     languages: Iterable[str] = (),
 ) -> None:
-    """Write results.json and the model card, print the results, and upload the model if asked to.
+    """Write the results and the model card, print the results, and upload the model if asked to.
 
     Args:
+        place: of `place_results`.
+        sources: the data, whose checksums the results record.
         task: the name of the pipeline that uses the model.
         data: a description of the training data.
         scores: the metrics of each split, such as `{"test": {"test_bleu": 30.1}}`.
@@ -61,11 +133,16 @@ def finish(
     model = trainer.model
     args, folder = trainer.args, str(trainer.args.output_dir)
     results: dict[str, object] = {"parameters": model.num_parameters(), **(facts or {})}
-    results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
+    if args.do_train:
+        results |= {"updates": trainer.state.global_step, **_speeds(trainer.state.log_history)}
     for metrics in scores.values():
         results |= metrics
     results |= {"minutes": minutes_since_start(), "hardware": hardware(args.world_size)}
-    Path(folder, "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for name, value in results.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            results[name] = str(value)  # JSON has no such numbers
+    recorded = {**results, **circumstances(args), "data": data_record(sources)}
+    place.file.write_text(json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     print()
     for name, value in results.items():
@@ -77,6 +154,9 @@ def finish(
         f'    pipe = pipeline("{task}", model="{folder}")\n'
         f"    print(pipe({json.dumps(USE[task].example)}))  # see its {USE[task].key}\n"
     )
+    if not place.has_card:
+        print(f"The scores are in {place.file}, the model's outputs in {place.folder}.")
+        return
     write_model_card(
         folder,
         task=task,

@@ -1,31 +1,63 @@
 """Start a recipe: parse its settings, set up logging and the seed, and report errors in one line."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from transformers import set_seed
 
+from .output_dir import leave_output_dir
 from .settings import parse
 
 logger = logging.getLogger(__name__)
 
 # Errors that the caller can fix, `InputError` among them. Other errors are bugs and show a traceback.
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
+HTTP_CLIENTS = ("httpx", "httpx2", "requests")  # of huggingface_hub, by version; their errors are no OSErrors
 
 
 def run(
-    main: Callable[..., None], settings: Sequence[type], defaults: Mapping[str, object] | None = None
+    main: Callable[..., None],
+    settings: Sequence[type],
+    defaults: Mapping[str, object] | None = None,
+    unused: Sequence[str] = (),
 ) -> None:
     """Run a recipe as a program. An expected error ends it with one line; see `start` for the arguments.
 
     `--log_level debug` adds the traceback.
     """
     try:
-        start(main, settings, defaults)
-    except EXPECTED as error:
+        start(main, settings, defaults, unused=unused)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        message = explained(error)
+        if message is None:
+            raise
         logger.debug("Traceback of the error below:", exc_info=True)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {message}")
+
+
+def explained(error: Exception) -> str | None:
+    """Return what went wrong and what to do, in one line, or None if the error is a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return (
+            f"out of memory ({text or type(error).__name__}): make batches smaller "
+            "(per_device_train_batch_size, or max_target_tokens and max_source_tokens), or the model"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return (
+            f"a process that loads data was killed ({text}): often the memory is full. Set fewer "
+            "dataloader_num_workers, and resume with --resume_from_checkpoint true"
+        )
+    if type(error).__module__.partition(".")[0] in HTTP_CLIENTS and not isinstance(error, OSError):
+        return f"the Hugging Face Hub cannot be reached ({text or type(error).__name__}); check the network"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error}: free some disk space"
+    return str(error) if isinstance(error, EXPECTED) else None
 
 
 def start(
@@ -33,6 +65,7 @@ def start(
     settings: Sequence[type],
     defaults: Mapping[str, object] | None = None,
     argv: list[str] | None = None,
+    unused: Sequence[str] = (),
 ) -> None:
     """Parse the settings, set up logging and the seed, and call `main` with the settings.
 
@@ -41,10 +74,18 @@ def start(
         settings: the model's config class, then the argument classes. The last is the `TrainingArguments`.
         defaults: key -> the recipe's default, instead of the argument class's own.
         argv: the words after the program's name; those of this process if None.
+        unused: keys that do not apply to the recipe.
     """
-    model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults)
+    model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults, unused=unused)
     args = arguments[-1]
     level = logging.DEBUG if args.log_level == "debug" else logging.INFO
     logging.basicConfig(level=level if args.should_log else logging.ERROR, format="%(message)s")
+    for client in HTTP_CLIENTS:
+        logging.getLogger(client).setLevel(logging.WARNING)  # otherwise a line for each request
     set_seed(args.seed)
-    main(model_settings, *arguments)
+    try:
+        main(model_settings, *arguments)
+    except BaseException:
+        if args.should_save:
+            leave_output_dir(str(args.output_dir))
+        raise

@@ -17,11 +17,61 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..configuration_vanilla_transformer import LayersConfig
-from ..training.checkpoints import check_writable
+
+# The keys of the short --help.
+FIRST = (
+    *("help", "dataset", "train_file", "validation_file", "test_file", "source_lang", "target_lang"),
+    *("pretrained", "output_dir"),
+    *("model.preset", "model.dropout", "num_train_epochs", "max_steps", "max_target_tokens"),
+    *("per_device_train_batch_size", "learning_rate", "warmup_steps", "seed", "early_stopping_patience"),
+    *("resume_from_checkpoint", "do_train", "bf16"),
+)
+
+# Keys that people know from other programs.
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "max_tokens": "max_target_tokens",
+    "epochs": "num_train_epochs",
+    "max_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "max_update": "max_steps",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "warmup": "warmup_steps",
+    "warmup_updates": "warmup_steps",
+    "clip_norm": "max_grad_norm",
+    "label_smoothing": "label_smoothing_factor",
+    "accumulation": "gradient_accumulation_steps",
+    "update_freq": "gradient_accumulation_steps",
+    "patience": "early_stopping_patience",
+    "resume": "resume_from_checkpoint",
+    "fp32": "bf16",
+    "beam": "num_beams",
+    "beam_size": "num_beams",
+    "beams": "num_beams",
+    "length_penalty": "alpha",
+    "source_language": "source_lang",
+    "target_language": "target_lang",
+    "src_lang": "source_lang",
+    "tgt_lang": "target_lang",
+    "model_name_or_path": "pretrained",
+    "workers": "dataloader_num_workers",
+    "num_workers": "dataloader_num_workers",
+    "dropout": "model.dropout",
+    "preset": "model.preset",
+}
+
+# Keys of transformers' arguments that the recipes replace.
+REPLACED = {
+    "do_eval": "validation and test data are scored whenever there are some; do_train=false only scores",
+    "do_predict": "validation and test data are scored whenever there are some; do_train=false only scores",
+}
 
 
 class InputError(ValueError):
@@ -33,6 +83,7 @@ def parse(
     *argument_classes: type,
     argv: list[str] | None = None,
     defaults: Mapping[str, object] | None = None,
+    unused: typing.Sequence[str] = (),
 ) -> tuple:
     """Parse `[recipe.yaml] [--key value ...] [--model.key value ...]`. The last value of a key wins.
 
@@ -42,6 +93,7 @@ def parse(
         argument_classes: dataclasses. Their fields are all other keys.
         argv: the words after the program's name; those of this process if None.
         defaults: key -> the recipe's default, instead of the argument class's own.
+        unused: keys that do not apply to the recipe.
 
     Returns:
         The `model:` block as a dict of typed values, then one instance of each dataclass.
@@ -52,7 +104,7 @@ def parse(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     path = Path(words.pop(0)) if words and not words[0].startswith("-") else None
-    parser = _Parser(config_class, argument_classes)
+    parser = _Parser(config_class, argument_classes, unused)
     parser.set_defaults(**(defaults or {}))
     entries = _read_yaml(path) if path else []
 
@@ -82,36 +134,6 @@ def parse(
     return model, *instances
 
 
-def prepare_output_dir(args: TrainingArguments) -> str | None:
-    """Create `output_dir`, and return the folder of the checkpoint to resume from, or None.
-
-    `resume_from_checkpoint` is that folder, or `true` for the last checkpoint in `output_dir`.
-
-    Raises:
-        InputError: `output_dir` is not writable or holds an earlier run, or the checkpoint does not exist.
-    """
-    folder, wanted = str(args.output_dir), str(args.resume_from_checkpoint)
-    try:
-        check_writable(folder)
-    except OSError as error:
-        raise InputError(str(error)) from error
-    last = get_last_checkpoint(folder)
-    if wanted.lower() in ("none", "false"):
-        if last:
-            raise InputError(
-                f"output_dir: {folder} holds an earlier run. Resume it with --resume_from_checkpoint true, "
-                "or give another --output_dir"
-            )
-        return None
-    if wanted.lower() != "true":
-        if not Path(wanted).is_dir():
-            raise InputError(f"resume_from_checkpoint: there is no folder {wanted}")
-        return wanted
-    if last is None:
-        raise InputError(f"resume_from_checkpoint: there is no checkpoint in {folder}")
-    return last
-
-
 def nearest(name: str, names: typing.Iterable[str]) -> str:
     """Return `; did you mean 'x'?` with the most similar of `names`, or "" if none is similar."""
     found = difflib.get_close_matches(name, list(names), n=1)
@@ -121,12 +143,27 @@ def nearest(name: str, names: typing.Iterable[str]) -> str:
 class _Parser(HfArgumentParser):
     """An HfArgumentParser that raises `InputError` and has the model's fields as `--model.*` flags."""
 
-    def __init__(self, config_class: type[LayersConfig], argument_classes: tuple[typing.Any, ...]):
+    def __init__(
+        self,
+        config_class: type[LayersConfig],
+        argument_classes: tuple[typing.Any, ...],
+        unused: typing.Sequence[str] = (),
+    ):
         super().__init__(
             usage="%(prog)s [recipe.yaml] [--key value ...] [--model.key value ...]",
             description="The YAML's keys and the flags are the same. A flag overrides the YAML.",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
+            add_help=False,
+        )
+        self.add_argument(
+            "-h",
+            "--help",
+            nargs="?",
+            const="",
+            action=_Help,
+            default=argparse.SUPPRESS,
+            help="show the keys that matter most; --help all shows all keys",
         )
         self.config_class = config_class
         self.origins: dict[str, str] = {}  # key -> the file and line, or the flag, that sets it
@@ -136,6 +173,10 @@ class _Parser(HfArgumentParser):
         self.dataclass_types = list(argument_classes)
         for cls in argument_classes:
             self._add_dataclass_arguments(cls)
+        self.unused = {**REPLACED, **dict.fromkeys(unused, "it does not apply to this recipe")}
+        for action in self._actions:
+            if action.dest in self.unused:
+                action.help = argparse.SUPPRESS
 
     def _add_model_arguments(self) -> None:
         title = f"the `model:` block; fields of {self.config_class.__name__}"
@@ -165,12 +206,16 @@ class _Parser(HfArgumentParser):
             else:
                 hint = nearest(field, self.model_types)
             raise InputError(f"{where}: the model has no setting {field!r}{hint}")
+        if why := self.unused.get(name.replace("-", "_")):
+            raise InputError(f"{where}: remove {name!r}: {why}")
         if name in self.fields or name.replace("-", "_") in self.fields:
             return
         if name in self.model_types:
             raise InputError(
                 f"{where}: {name!r} is a setting of the model; write model: {{{name}: ...}} or --model.{name}"
             )
+        if meant := ALIASES.get(name.replace("-", "_")):
+            raise InputError(f"{where}: unknown key {name!r}; did you mean {meant!r}?")
         known = ["model", *self.fields, *(f"model.{field}" for field in self.model_types)]
         raise InputError(f"{where}: unknown key {name!r}{nearest(name, known) or '; see --help'}")
 
@@ -207,6 +252,30 @@ class _Parser(HfArgumentParser):
         except Exception as error:  # strict configs raise exceptions of many classes
             cause = error.__cause__ or error
             raise InputError(f"{path or 'flags'}: model: {cause}") from error
+
+
+class _Help(argparse.Action):
+    """Shows the keys of `FIRST`, or with `all` every key."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: typing.Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values != "all":
+            for action in parser._actions:
+                if action.dest not in FIRST or action.option_strings[0].startswith("--no_"):
+                    action.help = argparse.SUPPRESS
+            # argparse prints an empty group's title.
+            parser._action_groups = [
+                group
+                for group in parser._action_groups
+                if any(action.help is not argparse.SUPPRESS for action in group._group_actions)
+            ]
+        parser.print_help()
+        parser.exit()
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,7 +1,6 @@
 """The paper's training settings as Hugging Face training arguments."""
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +9,11 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
-from transformers.utils import is_torch_xla_available, logging
+from transformers.utils import is_torch_xla_available
 from transformers.utils.generic import ExplicitEnum
 
 from .batching import derive_accumulation
-
-logger = logging.get_logger(__name__)
+from .precision import choose_bf16
 
 
 def _with(name: str, added: str, known: type[ExplicitEnum]) -> type[ExplicitEnum]:
@@ -124,6 +122,20 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "6.1: 5 for base, 20 for big). 0 keeps the last weights."
         },
     )
+    do_train: bool = field(
+        default=True,
+        metadata={
+            "help": "Train. With false, the recipes score the model in output_dir on the validation and test "
+            "data, and write results_<file>.json there."
+        },
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint to resume from: its folder; true for the newest undamaged one in output_dir; "
+            "or auto, which starts a new run if there is none."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -181,7 +193,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
         self._prepare_early_stopping()
-        self.bf16 = _chosen_bf16(self.bf16, self.use_cpu)
+        self.bf16 = choose_bf16(self.bf16, self.use_cpu)
         # Without use_cpu, accelerate treats processes on a machine without a GPU as separate trainings.
         self.use_cpu |= not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
@@ -371,51 +383,6 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
         if source is not None and target is not None:
             source = source * share // target
         return source, share
-
-
-BF16_SPEED = 1.1  # bf16: auto takes bfloat16 if its products are this many times as fast
-
-
-def _chosen_bf16(wanted: str | bool, use_cpu: bool) -> bool:
-    """Return whether to compute in bfloat16.
-
-    Raises:
-        ValueError: `wanted` is none of true, false and auto.
-    """
-    word = str(wanted).lower()
-    if word in ("true", "yes", "1"):
-        return True
-    if word in ("false", "no", "0"):
-        return False
-    _refuse(word != "auto", f"bf16={wanted} is none of true, false, auto")
-    device = (
-        torch.device("cpu") if use_cpu else torch.accelerator.current_accelerator() or torch.device("cpu")
-    )
-    speed = speed_of_bf16(device)
-    chosen = speed >= BF16_SPEED
-    logger.warning(
-        f"bf16=auto: products in bfloat16 are {speed:.2f} times as fast as in float32 on this {device.type}, "
-        f"so training computes in {'bfloat16' if chosen else 'float32'}"
-    )
-    return chosen
-
-
-def speed_of_bf16(device: torch.device, size: int = 512, rounds: int = 5) -> float:
-    """Return how many times as fast as in float32 a linear layer is in bfloat16, forward and backward."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        states = torch.ones(2 * size, size, device=device, dtype=dtype)
-        weight = torch.ones(4 * size, size, device=device, dtype=dtype, requires_grad=True)
-        times = []
-        for _ in range(rounds + 1):
-            start = time.perf_counter()
-            torch.nn.functional.linear(states, weight).sum().backward()
-            if device.type != "cpu":
-                torch.accelerator.synchronize()
-            times.append(time.perf_counter() - start)
-        return min(times[1:])  # the first one warms up
-
-    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def _named(names: type[ExplicitEnum], key: str, value: str) -> ExplicitEnum:

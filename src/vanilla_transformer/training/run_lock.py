@@ -40,6 +40,12 @@ def lock_run(folder: str | Path) -> None:
     _held[path] = lock
 
 
+def unlock_run(folder: str | Path) -> None:
+    """Give a folder back, if this process has reserved it."""
+    if lock := _held.pop(Path(folder).resolve() / LOCK, None):
+        lock.release(force=True)
+
+
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Reserve a folder for the time of a block, unless this process has reserved it for longer."""
@@ -50,7 +56,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         if not reserved_before:
-            _held.pop(path).release(force=True)
+            unlock_run(folder)
 
 
 @atexit.register

@@ -65,8 +65,7 @@ def train(
         return {}
     files = data_record(data).get("train", {})
     trainer.data_record = {
-        "training files": list(files.values()),
-        "max_train_samples": data.max_train_samples,
+        "checksums of the training files": list(files.values()),
     }
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()

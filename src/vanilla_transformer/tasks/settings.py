@@ -63,8 +63,6 @@ ALIASES = {
     "model_name_or_path": "pretrained",
     "workers": "dataloader_num_workers",
     "num_workers": "dataloader_num_workers",
-    "dropout": "model.dropout",
-    "preset": "model.preset",
 }
 
 # Keys of transformers' arguments that the recipes replace.
@@ -113,6 +111,7 @@ def parse(
         parser.origins[name] = f"{path}, line {line}: {name}"
     flags = [flag for name, value, _ in entries for flag in parser.as_flags(name, value)]
     parser.origins |= {name: f"--{name}" for name in map(_flag_name, words) if name}
+    parser.refuse_unused()
 
     try:
         *instances, unknown = parser.parse_args_into_dataclasses(
@@ -206,8 +205,6 @@ class _Parser(HfArgumentParser):
             else:
                 hint = nearest(field, self.model_types)
             raise InputError(f"{where}: the model has no setting {field!r}{hint}")
-        if why := self.unused.get(name.replace("-", "_")):
-            raise InputError(f"{where}: remove {name!r}: {why}")
         if name in self.fields or name.replace("-", "_") in self.fields:
             return
         if name in self.model_types:
@@ -218,6 +215,12 @@ class _Parser(HfArgumentParser):
             raise InputError(f"{where}: unknown key {name!r}; did you mean {meant!r}?")
         known = ["model", *self.fields, *(f"model.{field}" for field in self.model_types)]
         raise InputError(f"{where}: unknown key {name!r}{nearest(name, known) or '; see --help'}")
+
+    def refuse_unused(self) -> None:
+        """Raise an InputError if a key is given that does not apply."""
+        for name, where in self.origins.items():
+            if why := self.unused.get(name.replace("-", "_")):
+                raise InputError(f"{where}: remove it: {why}")
 
     def as_flags(self, name: str, value: object) -> list[str]:
         """Return the words of a command line that set `name` to a value of the YAML."""

@@ -102,6 +102,7 @@ class ConnectError(Exception):
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory (CUDA out of memory. Tried)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "dataloader_num_workers"),
+        (ConnectionResetError(104, "Connection reset by peer"), "dataloader_num_workers"),
         (ConnectError("Name or service not known"), "the Hugging Face Hub cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "free some disk space"),
         (InputError("train_file: there is no file x"), "train_file: there is no file x"),

@@ -48,7 +48,8 @@ def explained(error: Exception) -> str | None:
             f"out of memory ({text or type(error).__name__}): make batches smaller "
             "(per_device_train_batch_size, or max_target_tokens and max_source_tokens), or the model"
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+    lost_worker = isinstance(error, ConnectionResetError | EOFError)  # of the pipe to a worker
+    if lost_worker or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
         return (
             f"a process that loads data was killed ({text}): often the memory is full. Set fewer "
             "dataloader_num_workers, and resume with --resume_from_checkpoint true"

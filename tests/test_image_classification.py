@@ -244,6 +244,46 @@ def test_quickstart_from_data_to_pipeline(tmp_path, capsys):
     assert "accuracy" in (folder / "README.md").read_text()
 
 
+def icon(shape: str, mode: str, size: int) -> Image.Image:
+    """A black drawing on a transparent ground, under which black is hidden, or one of 16 bits."""
+    drawn = np.zeros((24, 24), bool)
+    drawn[4 : 4 + size, 8:16] = True
+    drawn[8:16, 4 : 4 + size] |= shape == "cross"
+    if mode == "I;16":
+        return Image.fromarray(np.where(drawn, 400, 60_000).astype(np.uint16))
+    image = Image.fromarray(np.stack([np.zeros_like(drawn)] * 3 + [drawn], -1).astype(np.uint8) * 255)
+    if mode == "P":
+        image = Image.fromarray(drawn.astype(np.uint8), "P")
+        image.putpalette([0, 0, 0] * 2)
+        image.info["transparency"] = 0
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_icons_score_the_same_in_training_and_in_pipelines(tmp_path, mode):
+    shapes = ("bar", "cross")
+    for shape in shapes:
+        (tmp_path / "icons" / "train" / shape).mkdir(parents=True)
+        for size in range(9, 17):
+            icon(shape, mode, size).save(tmp_path / "icons" / "train" / shape / f"{size}.png")
+    settings = [*SMALL, "--dataset", tmp_path / "icons", "--output_dir", tmp_path / "model"]
+    settings += ["--max_steps", "100", "--learning_rate", "0.003", "--lr_scheduler_type", "constant"]
+    settings += ["--model.image_size", "24", "--model.patch_size", "8", "--model.num_attention_heads", "2"]
+    run_recipe("image_classification", *settings, "--validation_share", "0.25", "--save_steps", "100")
+    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()]
+
+    rows = load_splits(ImageArguments(dataset=str(tmp_path / "icons"), validation_share=0.25), 42)
+    paths = [row["image"]["path"] for row in rows["validation"]]
+    classify = pipeline("image-classification", model=str(tmp_path / "model"))
+    for given in (paths, [Image.open(path) for path in paths]):
+        best = [scores[0] for scores in classify(given)]
+        right = np.mean([one["label"] == Path(path).parent.name for one, path in zip(best, paths)])
+        assert right == results["validation_accuracy"] > 0.5
+        assert [one["label"] for one in best] == [line["predicted"] for line in lines]
+        assert [one["score"] for one in best] == pytest.approx([line["score"] for line in lines], abs=1e-3)
+
+
 def test_resumed_equals_uninterrupted_with_all_augmentation(tmp_path):
     """Augmentation, mixtures and dropout are the same to the last bit."""
     settings = [

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor
+from PIL import Image, TiffImagePlugin
+from transformers import AutoImageProcessor, image_utils
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -16,7 +16,7 @@ from vanilla_transformer import (
     VanillaTransformerVisionConfig,
     VanillaTransformerVisionModel,
 )
-from vanilla_transformer.image_processing_vanilla_transformer import to_rgb
+from vanilla_transformer.image_processing_vanilla_transformer import to_rgb, upright_size
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -92,7 +92,110 @@ def test_a_photograph_is_turned_upright():
     upright = to_rgb(Image.open(BytesIO(file.getvalue())))
     assert upright.size == (30, 40)
     assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(turned), -1))
-    assert np.array_equal(np.asarray(to_rgb(upright)), np.asarray(upright))  # once is enough
+    for again in (upright, upright.copy(), upright.crop((0, 0, 30, 40))):  # once is enough
+        assert np.array_equal(np.asarray(to_rgb(again)), np.asarray(upright))
+
+
+def icon() -> Image.Image:
+    """A red square on a transparent ground, under which black is hidden."""
+    pixels = np.zeros((24, 24, 4), np.uint8)
+    pixels[6:18, 6:18] = (200, 0, 0, 255)
+    return Image.fromarray(pixels)
+
+
+def palette_with_transparency() -> Image.Image:
+    image = icon().convert("RGB").quantize(2)
+    image.info["transparency"] = image.getpixel((0, 0))
+    return image
+
+
+KINDS = {
+    "RGBA.png": icon,
+    "LA.png": lambda: icon().convert("LA"),
+    "P.png": palette_with_transparency,
+    "P.gif": palette_with_transparency,
+    "RGBA.webp": icon,
+    "RGBA.tiff": icon,
+    "RGBa": lambda: icon().convert("RGBa"),
+    "PA": lambda: icon().convert("PA"),
+    "La": lambda: icon().convert("LA").convert("La"),
+    "L.png": lambda: icon().convert("L"),
+    "1.png": lambda: icon().convert("1"),
+    "CMYK.jpg": lambda: picture().convert("CMYK"),
+    "YCbCr.jpg": lambda: picture().convert("YCbCr"),
+    "LAB.tiff": lambda: Image.new("LAB", (8, 8), (120, 100, 30)),
+    "HSV": lambda: picture().convert("HSV"),
+    "I.tiff": lambda: Image.fromarray(GREY.astype(np.int32) * 70_000),
+    "I;16.png": lambda: Image.fromarray(GREY.astype(np.uint16) * 257),
+    "I;16B.tiff": lambda: Image.frombytes("I;16B", (16, 16), (GREY.astype(">u2") * 257).tobytes()),
+    "F.tiff": lambda: Image.fromarray(GREY.astype(np.float32) / 255),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_processor_and_pipelines_see_the_same_pixels(kind, tmp_path):
+    images = [KINDS[kind]()]
+    if "." in kind:
+        images[0].save(tmp_path / kind)
+        images = [Image.open(tmp_path / kind), str(tmp_path / kind)]
+    both = processor(size={"height": 16, "width": 16})
+    opened = images[0].copy()
+    trained = both(to_rgb(opened), return_tensors="np")["pixel_values"]
+    assert trained.min() < trained.max() or kind == "LAB.tiff"  # neither black nor white all over
+    for image in images:
+        for seen in (image, image_utils.load_image(image)):  # stock pipelines call load_image
+            assert np.array_equal(both(seen, return_tensors="np")["pixel_values"], trained)
+
+
+def test_levels_are_scaled_and_hidden_colors_are_white():
+    for kind in ("I.tiff", "I;16.png", "I;16B.tiff", "F.tiff"):
+        assert np.abs(np.asarray(to_rgb(KINDS[kind]())).astype(int) - GREY[..., None]).max() <= 1
+    for kind in ("RGBA.png", "LA.png", "P.gif", "RGBa", "PA", "La"):
+        assert to_rgb(KINDS[kind]()).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_image_that_was_drawn_on_after_loading_is_seen_as_it_is(tmp_path):
+    icon().save(tmp_path / "icon.png")
+    loaded = image_utils.load_image(str(tmp_path / "icon.png"))
+    assert loaded.getpixel((0, 0)) == (0, 0, 0)  # as transformers returns it, for other models
+    loaded.putpixel((0, 0), (9, 9, 9))
+    plain = Image.fromarray(np.asarray(loaded))
+    seen, expected = (processor()(image, return_tensors="np")["pixel_values"] for image in (loaded, plain))
+    assert np.array_equal(seen, expected)
+
+
+def damaged_exif(kind: str) -> bytes:
+    file = BytesIO()
+    if kind == "tiff":  # the orientation is a fraction
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags.tagtype[ORIENTATION] = 5
+        tags[ORIENTATION] = TiffImagePlugin.IFDRational(6, 1)
+        picture().save(file, kind, tiffinfo=tags)
+    else:
+        picture().save(
+            file, kind, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12\0\x09\xff\xff\xff\xff\xff\xff"
+        )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+def test_damaged_exif_is_ignored(kind, tmp_path):
+    path = tmp_path / f"photograph.{kind}"
+    path.write_bytes(damaged_exif(kind))
+    assert to_rgb(Image.open(path)).size in ((40, 30), (30, 40))
+    assert upright_size(Image.open(path)) == to_rgb(Image.open(path)).size
+    expected = processor()(to_rgb(Image.open(path)), return_tensors="np")["pixel_values"]
+    for image in (str(path), image_utils.load_image(str(path)), image_utils.load_image(Image.open(path))):
+        assert np.array_equal(processor()(image, return_tensors="np")["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+def test_the_upright_size_is_known_before_decoding(kind):
+    file = BytesIO()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 8
+    picture().save(file, kind, exif=exif)
+    assert upright_size(Image.open(file)) == to_rgb(Image.open(file)).size == (30, 40)
 
 
 def test_images_of_different_sizes_are_padded_and_masked():

@@ -1,28 +1,155 @@
 """Converts images to pixel values and COCO annotations to boxes, and back. Needs only Pillow and NumPy."""
 
+import base64
+import functools
+import sys
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.utils import httpx
 from PIL import Image, ImageOps
+from transformers import image_utils
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 
+ORIENTATION = 0x0112  # of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+HOLDS_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type xmp")
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image upright, with three channels of 8 bits, and white where it was transparent."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 or 32 bits per pixel: Pillow clips them at 255
-        levels = np.asarray(image)
-        levels = levels // 256 if levels.max() > 255 else levels
-        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    """Return the image upright, with three channels of 8 bits, and white where it was transparent.
+
+    Takes every mode of Pillow. Levels of more than 8 bits are scaled to 255. EXIF that cannot be read is
+    ignored. Of an animation it returns the current frame. Training, the processor and pipelines use it.
+    """
+    try:
+        image.load()  # Pillow turns a TIFF while it decodes, and removes the orientation
+    except TypeError:  # a TIFF's tags cannot be written back; its pixels are decoded
+        image.load()
+    turn = TURNS.get(orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits per pixel: Pillow clips them at 255
+        image = _to_8_bits(image)
+    if image.mode == "La":  # Pillow converts it to LA alone
+        image = image.convert("LA")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        try:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        except (ValueError, TypeError):  # the transparent color is not one of this mode
+            image = image.copy()
+            del image.info["transparency"]
+    image = image.convert("RGB")
+    for key in HOLDS_ORIENTATION:  # a second call turns nothing
+        image.info.pop(key, None)
+    return image
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the orientation that EXIF states, 1 to 8; 1 (upright) if there is none or it cannot be read."""
+    try:
+        stated = int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises errors of many classes, and the pixels do not need it
+        return 1
+    return stated if stated in TURNS else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of the upright image, without decoding its pixels."""
+    if orientation(image) > 4 and image.format != "TIFF":  # Pillow's size of a TIFF is the upright one
+        return image.height, image.width
+    return image.size
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale levels of 16 or 32 bits, or of real numbers, to 0 to 255. Levels up to 255 stay as they are."""
+    levels = np.asarray(image)
+    real = levels.dtype.kind == "f"
+    if real:
+        levels = np.nan_to_num(levels.astype(np.float64))
+    highest = levels.max(initial=0)
+    if highest > 65535:
+        levels = levels / (highest / 255)
+    elif highest > 255:
+        levels = levels // 256
+    elif real and highest <= 1:
+        levels = levels * 255
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def open_as_rgb(source: str, timeout: float | None = None) -> Image.Image:
+    """Return the image of a file, of a URL, or of text in base64, as `to_rgb` does."""
+    return to_rgb(_open(source, timeout))
+
+
+def _open(source: str, timeout: float | None = None) -> Image.Image:
+    if source.startswith(("http://", "https://")):
+        answer = httpx.get(source, timeout=timeout, follow_redirects=True)
+        return Image.open(BytesIO(answer.content))
+    if Path(source[:4096]).is_file():
+        return Image.open(source)
+    try:
+        code = source.partition(",")[2] if source.startswith("data:image/") else source
+        return Image.open(BytesIO(base64.decodebytes(code.encode())))
+    except Exception as error:
+        raise ValueError(f"{source[:200]!r} is no image file, no URL, and no image in base64") from error
+
+
+def _remember_originals() -> None:
+    """Make the images that transformers' `load_image` returns refer to their originals.
+
+    transformers' pipelines convert an image before its processor sees it: transparent parts turn black, and
+    16 bits are clipped. The pixels that `load_image` returns, and so those of other models, do not change.
+    """
+    stock = image_utils.load_image
+    if hasattr(stock, "remembers"):  # a copy of this file, beside weights, did it
+        return
+
+    @functools.wraps(stock)
+    def load_image(image: Any, timeout: float | None = None) -> Image.Image:
+        original = _open(image, timeout) if isinstance(image, str) else image
+        if not isinstance(original, Image.Image):
+            return stock(image, timeout)
+        try:
+            loaded = stock(original)
+        except Exception:  # of damaged EXIF, which `to_rgb` ignores
+            loaded = to_rgb(original)
+        loaded.original = original  # type: ignore[attr-defined]
+        return loaded
+
+    load_image.remembers = True  # type: ignore[attr-defined]
+    image_utils.load_image = load_image
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformers.") and vars(module).get("load_image") is stock:
+            module.load_image = load_image  # type: ignore[attr-defined]
+
+
+def _original(image: Image.Image) -> Image.Image:
+    """Return what `load_image` made `image` from, or `image` if it was changed since, or came another way."""
+    original = getattr(image, "original", None)
+    if original is None:
+        return image
+    try:
+        converted = ImageOps.exif_transpose(original).convert("RGB")
+    except Exception:  # of damaged EXIF: `image` is `to_rgb` of it
+        return image
+    return original if converted.tobytes() == image.tobytes() else image
 
 
 class VanillaTransformerImageProcessor(PilBackend):
@@ -45,12 +172,18 @@ class VanillaTransformerImageProcessor(PilBackend):
     do_convert_rgb = True
     do_pad = False
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open file names and URLs as `to_rgb` does, also in lists. Return other images as they are."""
+        if isinstance(image_url_or_urls, str):
+            return open_as_rgb(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
     def process_image(
         self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any
     ) -> np.ndarray:
         """Return one image as an array `(channels, height, width)`."""
         if do_convert_rgb and isinstance(image, Image.Image):
-            return np.asarray(to_rgb(image)).transpose(2, 0, 1)
+            return np.asarray(to_rgb(_original(image))).transpose(2, 0, 1)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def preprocess(
@@ -217,5 +350,7 @@ def _as_label(annotation: dict, original: tuple[int, int], resized: tuple[int, i
         "size": np.array(resized, dtype=np.int64),
     }
 
+
+_remember_originals()
 
 __all__ = ["VanillaTransformerImageProcessor"]

@@ -24,8 +24,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..epoch import Epoch
 from ..losses import IGNORE_INDEX
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
+from .lines import decoded, text_lines
 from .settings import InputError
-from .sources import Rows, SkipFrom, decoded, load_rows, require_column, text_lines
+from .sources import Rows, SkipFrom, load_rows, require_column
 from .text import TextArguments
 
 logger = logging.getLogger(__name__)

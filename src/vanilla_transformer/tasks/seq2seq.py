@@ -7,17 +7,17 @@ empty side. `encode_splits` turns them into token ids. Both count and log the pa
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..generation import paper_generation_config
 from ..training.batching import sequence_lengths
+from .lines import decoded, text_lines
 from .settings import InputError
 from .sources import (
     READERS,
@@ -25,11 +25,10 @@ from .sources import (
     Rows,
     SkipFrom,
     Skips,
-    decoded,
+    generated,
     load_rows,
     reader_of,
     require_column,
-    text_lines,
 )
 from .text import TextArguments
 
@@ -257,21 +256,23 @@ def _read_parallel(name: str, paths: list[str], streaming: bool) -> Rows:
         )
     if not counts[0]:
         raise InputError(f"{name}_file: {paths[0]} and {paths[1]} are empty")
-    changed = tuple(Path(path).stat().st_mtime_ns for path in paths)  # a list would mean shards to `datasets`
-    rows = {"source_path": paths[0], "target_path": paths[1], "changed": changed}
-    if streaming:
-        return IterableDataset.from_generator(_pairs, gen_kwargs=rows)
-    try:
-        return Dataset.from_generator(_pairs, gen_kwargs=rows)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
+    return generated(_pairs, tuple(paths), streaming)  # a list would mean shards to `datasets`
 
 
-def _pairs(source_path: str, target_path: str, changed: tuple[int, int]) -> Iterator[dict[str, str]]:
-    """Yield the pairs of lines. The times `changed` make `datasets` read the files again after a change."""
-    for number, (source, target) in enumerate(zip(text_lines(source_path), text_lines(target_path)), start=1):
+def _pairs(paths: tuple[str, str], changed: object) -> Iterator[dict[str, str]]:
+    """Yield the pairs of lines.
+
+    Raises:
+        InputError: one file is longer than the other; they had as many lines before.
+    """
+    source_path, target_path = paths
+    pairs = zip_longest(*map(text_lines, paths))
+    for number, (source, target) in enumerate(pairs, start=1):
+        if source is None or target is None:
+            shorter, longer = (source_path, target_path) if source is None else (target_path, source_path)
+            raise InputError(
+                f"{shorter} ends before line {number}, but {longer} does not: it has changed since the start"
+            )
         yield {
             "source": decoded(source, source_path, number),
             "target": decoded(target, target_path, number),

@@ -4,19 +4,20 @@ Wrong keys and broken files raise an `InputError` that names the key, or the fil
 """
 
 import glob
-import gzip
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..corpora import CORPORA, SHIPPED, corpus_files
+from .delimited import Delimited, delimited_rows, describe
+from .json_rows import json_features, json_rows, stream_columns
+from .lines import changed
 from .settings import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -206,33 +207,74 @@ def _read_files(name: str, patterns: list[str], streaming: bool, read_text: Read
     if len(readers) > 1:
         raise InputError(f"{name}_file: {', '.join(paths)} have different formats; give files of one format")
     reader = readers.pop()
-    options: dict[str, object] = {}
-    if reader == "csv":
-        options = {
-            "keep_default_na": False,
-            "index_col": False,
-            "sep": "\t" if ".tsv" in Path(paths[0]).suffixes else ",",
-        }
+    if reader != "parquet":
+        return _read_rows(paths, reader, streaming)
     for path in paths:
-        if reader == "parquet":
-            try:
-                pq.read_schema(path)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+        try:
+            pq.read_schema(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not a readable Parquet file: {error}") from error
     try:
-        return load_dataset(reader, data_files=paths, split="train", streaming=streaming, **options)
-    except Exception as error:  # each reader has its own classes of errors
-        if reader == "json":
-            _explain_json(paths)
+        return load_dataset(
+            reader, data_files=list(map(glob.escape, paths)), split="train", streaming=streaming
+        )
+    except Exception as error:  # Arrow's and pandas' errors have many classes
         cause = error.__cause__ or error
         raise InputError(f"{name}_file: {', '.join(paths)} cannot be read: {cause}") from error
 
 
-def _matching(name: str, pattern: str) -> list[str]:
-    if glob.has_magic(pattern):
-        found = sorted(glob.glob(pattern))
+def _read_rows(paths: list[str], reader: str | None, streaming: bool) -> Rows:
+    """Read CSV, TSV or JSON with this package's readers: `datasets`' change cells, and skip or join rows."""
+    features, tables = None, {}
+    if reader == "csv":
+        tables = {path: describe(path) for path in paths}
+        columns = tuple(dict.fromkeys(column for table in tables.values() for column in table.columns))
+        features = Features(dict.fromkeys(columns, Value("string")))
+    elif streaming:
+        columns = stream_columns(paths)
+        if not columns:
+            raise InputError(f"{', '.join(paths)}: there are no rows")
     else:
-        found = [pattern] if Path(pattern).is_file() else []
+        features = json_features(paths)
+        columns = tuple(features)
+    return generated(_rows, paths, streaming, features, tables=tables, columns=columns)
+
+
+def _rows(
+    paths: list[str], tables: dict[str, Delimited], columns: tuple[str, ...], changed: object
+) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for row in delimited_rows(tables[path]) if path in tables else json_rows(path):
+            yield {column: row.get(column) for column in columns}
+
+
+def generated(
+    generate: Callable[..., Iterator[dict]],
+    paths: Sequence[str],
+    streaming: bool,
+    features: Features | None = None,
+    **more: object,
+) -> Rows:
+    """Return the rows that `generate(paths, changed, **more)` yields, as a stream or as a whole.
+
+    Args:
+        generate: raises InputError for what it cannot read. `changed` differs after a file has changed, so
+            that `datasets` does not take the rows of before.
+    """
+    arguments = {"paths": paths, "changed": changed(paths), **more}
+    if streaming:
+        return IterableDataset.from_generator(generate, features=features, gen_kwargs=arguments)
+    try:
+        return Dataset.from_generator(generate, features=features, gen_kwargs=arguments)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise InputError(f"{', '.join(paths)} cannot be read: {error.__cause__ or error}") from error
+
+
+def _matching(name: str, pattern: str) -> list[str]:
+    found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    found = [path for path in found if Path(path).is_file()]
     if found:
         return found
     folder = Path(pattern).parent
@@ -248,48 +290,6 @@ def reader_of(path: str) -> str | None:
     """Return the name of the `datasets` reader for a file, or None if it is plain text."""
     suffixes = [suffix for suffix in Path(path).suffixes[-2:] if suffix != ".gz"]
     return READERS.get(suffixes[-1]) if suffixes else None
-
-
-def text_lines(path: str) -> Iterable[bytes]:
-    """Yield the lines of a file, which may be gzipped.
-
-    Only a line feed ends a line: a sentence may hold Unicode's other line separators.
-    """
-    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-        yield from file
-
-
-def decoded(line: bytes, path: str, number: int) -> str:
-    """Return line `number` of a file as text, without its end and the file's byte order mark."""
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file"
-        ) from error
-
-
-def _explain_json(paths: list[str]) -> None:
-    """Raise an InputError for the first line that is no JSON object or changes the type of a column."""
-    for path in paths:
-        kinds: dict[str, type] = {}
-        for number, line in enumerate(text_lines(path), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f'{path}, line {number}: expected an object such as {{"column": ..., "other": ...}}'
-                )
-            for key, value in row.items():
-                if value is not None and kinds.setdefault(key, type(value)) is not type(value):
-                    raise InputError(
-                        f"{path}, line {number}: {key!r} is {type(value).__name__} ({value!r}), "
-                        f"but {kinds[key].__name__} in earlier lines; give every {key!r} the same type"
-                    )
 
 
 def require_column(columns: Iterable[str], column: str, key: str, where: str) -> None:

@@ -41,6 +41,7 @@ def main(model_settings, data, changes, args):
         AutoModelForObjectDetection, VanillaTransformerDetectionConfig, model_settings, names
     )
     processor = object_detection.get_image_processor(data)
+    object_detection.warn_crowded(splits, model.config.num_queries)
 
     # Train
     metrics = None

@@ -176,7 +176,7 @@ def test_bad_data_raises(tmp_path):
         ({"annotations": [{"id": 1}]}, "not in COCO's format: the key 'image_id' is missing"),
         ({"annotations": [{"image_id": 5, "category_id": 1}]}, "annotation 0: there is no image_id 5"),
         ({"annotations": [{"image_id": 1, "category_id": 5}]}, "annotation 0: there is no category_id 5"),
-        ({"categories": None}, "not in COCO's format: 'NoneType' object is not iterable"),
+        ({"categories": None}, "not in COCO's format: 'categories' is null, not a list"),
         ({"categories": ...}, "not in COCO's format: the key 'categories' is missing"),
     ],
 )

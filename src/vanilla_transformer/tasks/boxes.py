@@ -1,24 +1,37 @@
 """Read images and their boxes from COCO's JSON, from Parquet files or from the Hub."""
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from datasets import ClassLabel
-from datasets import Image as ImageFeature
+from datasets import ClassLabel, Dataset
 
-from .images import FileInFolder, StoredImage
+from .images import StoredImage, StoredImageArguments, with_paths
 from .settings import InputError
-from .sources import SPLITS, SourceArguments, load_rows, require_column
+from .sources import load_rows, require_column
 
-Objects = list[list[dict[str, Any]]]  # for each image, its objects: bbox, category (a name), area, iscrowd
-Loaded = dict[str, tuple[Sequence[StoredImage], Objects, str]]  # split -> images, objects, source for errors
+MOST_LABELS = 10_000  # of labels without names
+
+
+class AnnotatedSplit(NamedTuple):
+    """What the data say about a split, before an image is opened.
+
+    Args:
+        objects: for each image, its objects: `bbox` as the data have it (four numbers), `category` (a name),
+            `area` and `iscrowd`, and `where` the object is stated, for errors.
+        facts: for each image what the data say of it: `id`, `file_name`, and `size`, (width, height).
+        where: the source, for messages.
+    """
+
+    images: Sequence[StoredImage]
+    objects: list[list[dict[str, Any]]]
+    facts: list[dict[str, Any]]
+    where: str
 
 
 @dataclass
-class DetectionArguments(SourceArguments):
+class DetectionArguments(StoredImageArguments):
     """Where images and boxes come from, and the size at which the model sees the images."""
 
     train_images: str | None = field(
@@ -27,11 +40,6 @@ class DetectionArguments(SourceArguments):
     )
     validation_images: str | None = field(default=None, metadata={"help": "as train_images, for validation"})
     test_images: str | None = field(default=None, metadata={"help": "as train_images, for the test"})
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    allow_outside_images: bool = field(
-        default=False,
-        metadata={"help": "open images that a COCO JSON names outside the folder of the images"},
-    )
     objects_column: str = field(
         default="objects", metadata={"help": "column of the objects: `bbox` and `category` of each"}
     )
@@ -39,7 +47,7 @@ class DetectionArguments(SourceArguments):
         default="xywh",
         metadata={
             "help": "the four numbers of a box, in pixels: left, top, width, height (xywh) or left, top, "
-            "right, bottom (xyxy). COCO's JSON has xywh"
+            "right, bottom (xyxy)"
         },
     )
     image_height: int | None = field(
@@ -72,98 +80,111 @@ class DetectionArguments(SourceArguments):
         return {"shortest_edge": self.shortest_edge, "longest_edge": self.longest_edge}
 
 
-def read_boxes(data: DetectionArguments) -> tuple[Loaded, list[str]]:
-    """Return the splits that `data` names, and the names of the labels, without opening the images.
+def four_numbers(box: Any, where: str) -> list[float]:
+    """Return a box as four numbers. Numbers may be written as text.
+
+    Raises:
+        InputError: it is something else; the message starts with `where`.
+    """
+    try:
+        numbers = [float(side) for side in box]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    if len(numbers) != 4 or isinstance(box, str | dict) or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{where}: a box has four finite numbers, not {str(box)[:80]}")
+    return numbers
+
+
+def number_or_none(value: Any) -> float | None:
+    """Return a finite number, which may be written as text, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_crowd(value: Any) -> int:
+    """Return 1 if the value says that a box is around a group: 1, true, or these as text. Otherwise 0."""
+    return int(str(value).strip().lower() in ("1", "1.0", "true"))
+
+
+def size_or_none(width: Any, height: Any) -> tuple[float, float] | None:
+    """Return the (width, height) that the data state, or None if they state none that can be."""
+    sides = number_or_none(width), number_or_none(height)
+    return sides if all(side is not None and side > 0 for side in sides) else None  # type: ignore[return-value]
+
+
+def read_rows(data: DetectionArguments) -> tuple[dict[str, AnnotatedSplit], list[str]]:
+    """Return the splits of a table or of the Hub, and the names of the labels, without opening the images.
 
     Raises:
         InputError: a file or column is missing, or an object has no box or label.
     """
-    files = [path for name in SPLITS for path in getattr(data, f"{name}_file") or ()]
-    return _from_coco(data) if files and all(map(_is_coco, files)) else _from_rows(data)
-
-
-def _is_coco(path: str) -> bool:
-    """Return whether a file is one JSON object with COCO's keys, and not JSON lines."""
-    if Path(path).suffix != ".json" or not Path(path).is_file():
-        return False
-    with open(path, encoding="utf-8") as file:
-        try:
-            whole = json.load(file)
-        except ValueError:
-            return False
-    return isinstance(whole, dict) and {"images", "annotations"} <= whole.keys()
-
-
-def _from_coco(data: DetectionArguments) -> tuple[Loaded, list[str]]:
-    loaded: Loaded = {}
-    names: list[str] = []
-    for name in SPLITS:
-        paths = getattr(data, f"{name}_file")
-        if not paths:
-            continue
-        if len(paths) > 1:
-            raise InputError(f"{name}_file: give one COCO JSON file for each split, not {', '.join(paths)}")
-        with open(paths[0], encoding="utf-8") as file:
-            whole = json.load(file)
-        folder = Path(getattr(data, f"{name}_images") or Path(paths[0]).parent)
-        try:
-            categories = {category["id"]: category["name"] for category in whole["categories"]}
-            file_names = {image["id"]: image["file_name"] for image in whole["images"]}
-            images: dict[Any, StoredImage] = {
-                key: folder / name if data.allow_outside_images else FileInFolder(folder, name)
-                for key, name in file_names.items()
-            }
-            items = [(item["image_id"], item["category_id"], item) for item in whole["annotations"]]
-        except KeyError as error:
-            raise InputError(f"{paths[0]}: not in COCO's format: the key {error} is missing") from error
-        except TypeError as error:
-            raise InputError(f"{paths[0]}: not in COCO's format: {error}") from error
-        objects: dict[Any, list] = {image: [] for image in images}
-        for number, (image, category, item) in enumerate(items):
-            for key, value, known in (("image_id", image, images), ("category_id", category, categories)):
-                if value not in known:
-                    raise InputError(f"{paths[0]}, annotation {number}: there is no {key} {value!r}")
-            objects[image].append({**item, "category": categories[category]})
-        names = names or [categories[key] for key in sorted(categories)]
-        limit = getattr(data, f"max_{name}_samples")
-        loaded[name] = list(images.values())[:limit], list(objects.values())[:limit], paths[0]
-    return loaded, names
-
-
-def _from_rows(data: DetectionArguments) -> tuple[Loaded, list[str]]:
-    loaded: Loaded = {}
+    loaded: dict[str, AnnotatedSplit] = {}
     names: list[str] | None = None
     for name, (rows, where) in load_rows(data).items():
         for key in ("image_column", "objects_column"):
             require_column(rows.column_names, getattr(data, key), key, where)
-        objects = [_as_list(image, where) for image in rows[data.objects_column]]
+        listed = rows[data.objects_column]
+        objects = [_as_list(image, f"{where}, image {index}") for index, image in enumerate(listed)]
         if names is None:
             names = _label_names(rows.features[data.objects_column], objects, where)
         for item in (item for image in objects for item in image):
-            if not isinstance(item["category"], str) and 0 <= item["category"] < len(names):
+            if isinstance(item["category"], int) and 0 <= item["category"] < len(names):
                 item["category"] = names[item["category"]]
-            if data.box_format == "xyxy":
-                left, top, right, bottom = item["bbox"]
-                item["bbox"] = [left, top, right - left, bottom - top]
-        images = rows.select_columns(data.image_column)
-        images = images.cast_column(data.image_column, ImageFeature(decode=False))[data.image_column]
-        loaded[name] = images, objects, where
+        rows = with_paths(rows, where, data, name)
+        loaded[name] = AnnotatedSplit(rows[data.image_column], objects, _facts(rows, data), where)
     return loaded, names or []
+
+
+def _facts(rows: Dataset, data: DetectionArguments) -> list[dict[str, Any]]:
+    """Return what the columns `image_id`, `width` and `height` say, and the names of the files."""
+    other = [name for name in ("image_id", "width", "height") if name in rows.column_names]
+    facts = []
+    values = rows.select_columns(other) if other else [{}] * len(rows)
+    for row, image in zip(values, rows[data.image_column]):
+        fact = {"id": row.get("image_id"), "size": size_or_none(row.get("width"), row.get("height"))}
+        fact["file_name"] = (image or {}).get("path")
+        facts.append({key: value for key, value in fact.items() if value is not None})
+    return facts
 
 
 def _as_list(objects: Any, where: str) -> list[dict[str, Any]]:
     """One dictionary for each object. `datasets` returns these, or one dictionary of lists."""
     if isinstance(objects, dict):
-        objects = [dict(zip(objects, values)) for values in zip(*objects.values())]
-    for item in objects:
-        if "category" not in item and "category_id" in item:
-            item["category"] = item["category_id"]
-        if not {"bbox", "category"} <= item.keys():
-            raise InputError(f"{where}: an object needs `bbox` and `category`, but has {', '.join(item)}")
-    return list(objects)
+        columns = {key: values for key, values in objects.items() if values is not None}
+        if not all(isinstance(values, list) for values in columns.values()):
+            raise InputError(f"{where}: objects are a list of dictionaries, or a dictionary of lists")
+        if len({len(values) for values in columns.values()}) > 1:
+            lengths = ", ".join(f"{key} {len(values)}" for key, values in columns.items())
+            raise InputError(f"{where}: the lists of the objects differ in length: {lengths}")
+        objects = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    if objects is None:
+        return []
+    if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+        raise InputError(f"{where}: objects are a list of dictionaries, not {str(objects)[:80]}")
+    return [_as_object(item, where) for item in objects]
 
 
-def _label_names(feature: Any, objects: Objects, where: str) -> list[str]:
+def _as_object(item: dict[str, Any], where: str) -> dict[str, Any]:
+    category = item.get("category", item.get("category_id"))
+    if category is None or item.get("bbox") is None:
+        raise InputError(f"{where}: an object needs `bbox` and `category`, but has {', '.join(item)}")
+    if isinstance(category, float) and category.is_integer():
+        category = int(category)
+    if isinstance(category, bool) or not isinstance(category, str | int):
+        raise InputError(f"{where}: the category of an object is text or a whole number, not {category!r}")
+    return {
+        "bbox": four_numbers(item["bbox"], where),
+        "category": category,
+        "area": number_or_none(item.get("area")),
+        "iscrowd": is_crowd(item.get("iscrowd")),
+        "where": where,
+    }
+
+
+def _label_names(feature: Any, objects: list[list[dict[str, Any]]], where: str) -> list[str]:
     """Return the declared names of the labels, or the sorted text labels, or the numbers 0 to the largest."""
     feature = getattr(feature, "feature", feature)  # of a list of objects
     label = feature.get("category", feature.get("category_id")) if isinstance(feature, dict) else None
@@ -175,4 +196,15 @@ def _label_names(feature: Any, objects: Objects, where: str) -> list[str]:
         raise InputError(f"{where}: no image has an object; check that the annotations are not empty")
     if all(isinstance(category, str) for category in found):
         return sorted(found)
-    return [str(number) for number in range(max(found) + 1)]
+    numbers = [category for category in found if isinstance(category, int)]
+    if len(numbers) < len(found):
+        word = next(category for category in found if isinstance(category, str))
+        raise InputError(
+            f"{where}: the categories are numbers and text ({numbers[0]}, {word!r}); use one kind"
+        )
+    if min(numbers) < 0 or max(numbers) > MOST_LABELS:
+        raise InputError(
+            f"{where}: the category numbers are {min(numbers)} to {max(numbers)}; number them from 0, or "
+            "give their names"
+        )
+    return [str(number) for number in range(max(numbers) + 1)]

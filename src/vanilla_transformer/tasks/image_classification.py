@@ -22,7 +22,7 @@ from ..epoch import Epoch
 from ..image_processing_vanilla_transformer import to_rgb
 from ..losses import IGNORE_INDEX
 from .augmentation import Augmentation, Mix
-from .images import UNREADABLE, StoredImage, open_image
+from .images import UNREADABLE, StoredImage, StoredImageArguments, open_image, with_paths
 from .labels import LabelArguments, check_classes, class_ids, class_names, hold_out, warn_skipped
 from .settings import InputError
 from .sources import Rows, Skips, first_rows, load_rows, require_column
@@ -31,10 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ImageArguments(LabelArguments):
+class ImageArguments(LabelArguments, StoredImageArguments):
     """Where images and their labels come from."""
 
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
     keep_decoded: bool = field(
         default=False,
         metadata={"help": "keep all images decoded in memory (3 bytes a pixel); for small images"},
@@ -67,7 +66,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
     names: list[str] = []
     for split, (rows, where) in _sources(data).items():
         _check_columns(rows, where, data)
-        rows = rows.cast_column(data.image_column, ImageFeature(decode=False))
+        rows = with_paths(rows, where, data, split)
         if isinstance(rows, IterableDataset):
             names = _declared_names(rows, where, data)
             columns = {data.image_column: "image", data.label_column: "label"}

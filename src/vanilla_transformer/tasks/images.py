@@ -1,44 +1,140 @@
-"""What image classification and object detection share: opening stored images, and building the model."""
+"""What image classification and object detection share: finding and opening images, building the model."""
 
 import io
 import logging
+import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
+import pyarrow.compute as pc
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 from transformers import PreTrainedModel
 
 from ..configuration_vanilla_transformer import LayersConfig
+from .sources import Rows, SourceArguments, matching_files
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+# What Pillow raises for damaged images.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
+    *(struct.error, NotImplementedError, Image.DecompressionBombError),
+)
 
 MAX_PIXELS = 120_000_000  # 360 MB as RGB; a small file can hold many more
+TRUSTED = "set allow_outside_images to true if you trust it"
+
+
+@dataclass
+class StoredImageArguments(SourceArguments):
+    """The column of the images, and which files its names may mean."""
+
+    image_column: str = field(default="image", metadata={"help": "column of the images, or of their names"})
+    allow_outside_images: bool = field(
+        default=False,
+        metadata={"help": "open images that the data name outside their folder (train_file's, by default)"},
+    )
+
+
+class OutsideError(OSError):
+    """An image is outside the folder of the data."""
 
 
 class FileInFolder(NamedTuple):
-    """An image file that must be in a folder, also after symbolic links are resolved."""
+    """An image file that must be in one of the folders, also after symbolic links are resolved.
 
-    folder: Path
+    A relative name is relative to a folder; it may have backslashes, as on Windows.
+    """
+
+    folders: tuple[Path, ...]
     name: str
 
     def path(self) -> Path:
         """Return the path of the file.
 
         Raises:
-            OSError: it is outside the folder.
+            OSError: there is no such file. It is an `OutsideError` if it is outside the folders.
         """
-        path = (self.folder / self.name).resolve()
-        if not path.is_relative_to(self.folder.resolve()):
-            raise OSError(
-                f"{self.name} is outside {self.folder}; set allow_outside_images to true if you trust it"
-            )
-        return path
+        roots = [folder.resolve() for folder in self.folders]
+        outside = False
+        for name in dict.fromkeys((self.name, self.name.replace("\\", "/"))):
+            for root in roots:
+                try:
+                    path = (root / name).resolve()
+                except RuntimeError as error:  # symbolic links that form a circle
+                    raise OSError(f"{name}: {error}") from error
+                if any(path.is_relative_to(one) for one in roots):
+                    if path.is_file():  # opening a named pipe never ends
+                        return path
+                else:
+                    outside = True
+        if outside:
+            raise OutsideError(f"{self.name} is outside {self.folders[0]}; {TRUSTED}")
+        raise OSError(f"{self.name} is not a file in {self.folders[0]}")
 
 
 StoredImage = Mapping[str, Any] | str | Path | FileInFolder | io.BytesIO | None
+
+
+def image_folders(data: StoredImageArguments, name: str) -> tuple[Path, ...]:
+    """Return the folders that may hold the images of a split: those of its files, or of the data set."""
+    if files := getattr(data, f"{name}_file"):
+        paths = [path for pattern in files for path in matching_files(name, pattern)]
+        return tuple(dict.fromkeys(Path(path).parent for path in paths))
+    caches = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+    own = [data.dataset] if data.dataset and Path(data.dataset).is_dir() else []
+    return tuple(map(Path, (*own, *caches)))
+
+
+def with_paths(rows: Rows, where: str, data: StoredImageArguments, name: str) -> Rows:
+    """Return the rows with stored images, `{bytes, path}`, not decoded, whose paths are absolute.
+
+    The path of a file that does not exist, or that may not be opened, becomes None. Images outside their
+    folder are counted.
+    """
+    column, folders = data.image_column, image_folders(data, name)
+    rows = rows.cast_column(column, ImageFeature(decode=False))
+    if not isinstance(rows, Dataset):
+
+        def located(row: dict[str, Any]) -> dict[str, Any]:
+            return {column: _located(row[column], folders, data.allow_outside_images)[0]}
+
+        return rows.map(located, features=rows.features)
+    if not pc.any(pc.is_null(pc.struct_field(rows.data.column(column), "bytes"))).as_py():
+        return rows
+    images, outside, first = [], 0, ""
+    for stored in rows[column]:
+        image, why = _located(stored, folders, data.allow_outside_images)
+        images.append(image)
+        outside += bool(why)
+        first = first or why
+    if outside:
+        logger.warning("%s: skipped %d images outside their folder: %s", where, outside, first)
+    return rows.remove_columns(column).add_column(column, images, feature=ImageFeature(decode=False))
+
+
+def _located(
+    stored: dict[str, Any] | None, folders: tuple[Path, ...], anywhere: bool
+) -> tuple[dict[str, Any] | None, str]:
+    """Return the image with an absolute path or none, and why it may not be opened, if it is outside."""
+    if stored is None or stored["bytes"] is not None or stored["path"] is None:
+        return stored, ""
+    name, why = stored["path"], ""
+    try:
+        path: str | None = str(FileInFolder(folders, name).path())
+    except OutsideError as error:
+        path, why = None, str(error)
+        if anywhere:
+            path, why = str((folders[0] / name).resolve()), ""
+    except (OSError, ValueError):  # a name may hold characters that no path holds
+        path = None
+    return {"bytes": None, "path": path}, why
 
 
 def open_image(stored: StoredImage) -> Image.Image:
@@ -57,7 +153,7 @@ def open_image(stored: StoredImage) -> Image.Image:
         stored = stored.path()
     if stored is None:
         raise OSError("there is no image")
-    if isinstance(stored, str | Path) and not Path(stored).is_file():  # opening a named pipe never ends
+    if isinstance(stored, str | Path) and not Path(stored).is_file():
         raise OSError(f"{stored} is not a file")
     image = Image.open(stored)
     if image.width * image.height > MAX_PIXELS:

@@ -20,16 +20,17 @@ from torch.utils.data import Subset
 
 from ..corpora.digits import DIGITS, DigitCanvases
 from ..epoch import Epoch
-from ..image_processing_vanilla_transformer import VanillaTransformerImageProcessor, to_rgb
+from ..image_processing_vanilla_transformer import VanillaTransformerImageProcessor, to_rgb, upright_size
 from .augmentation import Augmentation, AugmentationArguments
-from .boxes import DetectionArguments, Objects, read_boxes
+from .box_fitting import Fit, as_corners, check_format, fit, fitted
+from .boxes import AnnotatedSplit, DetectionArguments, read_rows
+from .coco import read_coco
 from .images import UNREADABLE, StoredImage, open_image
 from .settings import InputError, nearest
 from .sources import SPLITS
 
 logger = logging.getLogger(__name__)
 
-ORIENTATION = 0x0112  # of EXIF
 LEAST_SCORE = 0.3  # detections_*.jsonl lists objects with a higher score
 CANVASES = "digits-detection"  # the `dataset` of digits on canvases
 CANVASES_IN_SPLIT = {"train": 20000, "validation": 500, "test": 500}
@@ -44,7 +45,8 @@ class AnnotatedImages(Epoch, torch.utils.data.Dataset):
         images: stored images, for `open_image`.
         annotations: one for each image, in pixels and in COCO's form: `{"image_id": 7, "size": (height,
             width), "annotations": [{"bbox": [left, top, width, height], "category_id": 2, "area": 48.0,
-            "iscrowd": 0}, …]}`. The image_id is the index in the split.
+            "iscrowd": 0}, …]}`. The image_id is the index in the split. `id` and `file_name` are those of
+            the data.
         augmentation: how training changes the images.
     """
 
@@ -108,10 +110,11 @@ def load_splits(
         if change is not None:
             raise InputError(f"{CANVASES} draws new canvases in every epoch: remove the augmentation keys")
         return _canvases(data, seed), DIGITS
-    loaded, names = read_boxes(data)
+    loaded, names = read_coco(data) or read_rows(data)
     splits = {
         name: AnnotatedImages(
-            *_checked(*split, names, thorough=name != "train"), change if name == "train" else None
+            *_checked(split, names, data.box_format, thorough=name != "train"),
+            change if name == "train" else None,
         )
         for name, split in loaded.items()
     }
@@ -138,65 +141,102 @@ def _count_labels(split: AnnotatedImages) -> Counter[int]:
 
 
 def _checked(
-    images: Sequence[StoredImage], objects: Objects, where: str, names: list[str], thorough: bool
+    split: AnnotatedSplit, names: list[str], box_format: str, thorough: bool
 ) -> tuple[Images, list[dict[str, Any]]]:
     """Skip images and boxes that cannot be used, and return the other images and their annotations.
+
+    Boxes that are meant for an image before it was turned or resized are turned and resized too.
 
     Args:
         thorough: decodes every image completely. Otherwise only its header is read.
     """
+    fits, skipped = _fits(split, thorough)
+    where = split.where
+    if not fits:
+        raise InputError(f"{where}: no image can be used{skipped}")
+    objects = [item for index in fits for item in split.objects[index]]
+    sizes = [fits[index].size for index in fits for _ in split.objects[index]]
+    given = np.array([item["bbox"] for item in objects], dtype=np.float64).reshape(-1, 4)
+    check_format(given, sizes, box_format, where)
+
     ids = {name: number for number, name in enumerate(names)}
-    kept: list[int] = []
-    annotations, unreadable, empty, first = [], 0, 0, ""
-    for index, items in enumerate(objects):
+    annotations, empty = [], 0
+    for number, (index, how) in enumerate(fits.items()):
+        items = split.objects[index]
+        boxes = np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+        corners = fitted(as_corners(boxes, box_format), how)
+        growth = float(np.prod(how.upright) / np.prod(how.size)) if how.scales else 1.0
+        kept = []
+        for item, box in zip(items, corners):
+            if item["category"] not in ids:
+                meant = nearest(str(item["category"]), ids)
+                raise InputError(
+                    f"{item['where']}: the label {item['category']!r} does not occur in train{meant}"
+                )
+            sides = box[2:] - box[:2]
+            if (sides <= 0).any():
+                empty += 1
+                continue
+            area = growth * item["area"] if item["area"] and item["area"] > 0 else float(sides.prod())
+            kept.append({"bbox": [*box[:2].tolist(), *sides.tolist()], "category_id": ids[item["category"]]})
+            kept[-1] |= {"area": area, "iscrowd": item["iscrowd"]}
+        facts = {key: value for key, value in split.facts[index].items() if key != "size"}
+        width, height = how.upright
+        annotations.append({**facts, "image_id": number, "size": (height, width), "annotations": kept})
+    if empty:
+        logger.warning("%s: skipped %d boxes without area", where, empty)
+    if len(fits) == len(split.objects):
+        return split.images, annotations
+    return Subset(split.images, list(fits)), annotations  # type: ignore[arg-type]  # it takes any sequence
+
+
+def _fits(split: AnnotatedSplit, thorough: bool) -> tuple[dict[int, Fit], str]:
+    """Return, for the index of each image that can be used, how its boxes fit it, and why others cannot.
+
+    Images that cannot be used, and those whose boxes change, are counted.
+    """
+    fits: dict[int, Fit] = {}
+    unreadable, strange, first, odd = 0, 0, "", ""
+    for index, (stored, fact) in enumerate(zip(split.images, split.facts)):
         try:
-            image = open_image(images[index])
+            image = open_image(stored)
             if thorough:
-                image.load()
-            width, height = image.size
-            if image.getexif().get(ORIENTATION, 1) > 4:  # stored lying on its side
-                width, height = height, width
+                to_rgb(image)
+            how = fit(image, fact.get("size"))
         except UNREADABLE as error:
             unreadable += 1
             first = first or f" (the first is image {index}: {error})"
             continue
-        boxes = []
-        for item in items:
-            if item["category"] not in ids:
-                meant = nearest(str(item["category"]), ids)
-                raise InputError(
-                    f"{where}, image {index}: the label {item['category']!r} does not occur in train{meant}"
-                )
-            box = _clipped(item["bbox"], width, height, f"{where}, image {index}")
-            if box is None:
-                empty += 1
-                continue
-            area = item.get("area") or box[2] * box[3]
-            crowd = int(item.get("iscrowd") or 0)
-            label = ids[item["category"]]
-            boxes.append({"bbox": box, "category_id": label, "area": area, "iscrowd": crowd})
-        annotations.append({"image_id": len(kept), "size": (height, width), "annotations": boxes})
-        kept.append(index)
+        if how is None:
+            strange += 1
+            width, height = upright_size(image)
+            name = fact.get("file_name") or index
+            stated = "{:g} x {:g}".format(*fact["size"])
+            odd = odd or f" (the first is {name}, {width} x {height} pixels, where the data say {stated})"
+            continue
+        fits[index] = how
+    where = split.where
     if unreadable:
         logger.warning("%s: skipped %d images that cannot be opened%s", where, unreadable, first)
-    if empty:
-        logger.warning("%s: skipped %d boxes without area", where, empty)
-    if not kept:
-        raise InputError(f"{where}: no image can be opened{first}")
-    if len(kept) == len(objects):
-        return images, annotations
-    return Subset(images, kept), annotations  # type: ignore[arg-type]  # Subset takes any sequence
+    if strange:
+        logger.warning("%s: skipped %d images of another shape than the data say%s", where, strange, odd)
+    if turned := sum(how.turn > 1 for how in fits.values()):
+        logger.warning("%s: turned the boxes of %d images, as EXIF turns the images", where, turned)
+    if scaled := sum(how.scales for how in fits.values()):
+        logger.warning("%s: scaled the boxes of %d images that were resized after annotation", where, scaled)
+    return fits, first or odd
 
 
-def _clipped(box: Sequence[float], width: int, height: int, where: str) -> list[float] | None:
-    """Return the part of a box inside the image, or None if it has no area."""
-    numbers = np.asarray(box, dtype=np.float64)
-    if numbers.shape != (4,) or not np.isfinite(numbers).all():
-        raise InputError(f"{where}: a box has four finite numbers, not {numbers.tolist()}")
-    corners = np.concatenate([numbers[:2], numbers[:2] + numbers[2:]])
-    corners = corners.clip(0, [width, height, width, height])
-    sides = corners[2:] - corners[:2]
-    return [*corners[:2].tolist(), *sides.tolist()] if (sides > 0).all() else None
+def warn_crowded(splits: Mapping[str, AnnotatedImages | DigitCanvases], queries: int) -> None:
+    """Warn about images with more objects than the model has queries."""
+    for name, split in splits.items():
+        if isinstance(split, AnnotatedImages):
+            counts = [len(image["annotations"]) for image in split.annotations]
+            if crowded := sum(count > queries for count in counts):
+                text = (
+                    "%s: %d images have more objects than the model can find (num_queries=%d; the most is %d)"
+                )
+                logger.warning(text + "; raise model.num_queries", name, crowded, queries, max(counts))
 
 
 # Batches
@@ -239,9 +279,9 @@ def detection_metrics(
     Args:
         annotations: the annotations of the evaluation set, by image_id.
         names: the names of the labels.
-        path: writes one line of JSON for each image to this file, batch by batch: its `image_id`, the objects
-            `found` with a score above `LEAST_SCORE`, and those that are `there`. Boxes are (left, top, right,
-            bottom) in pixels.
+        path: writes one line of JSON for each image to this file, batch by batch: its `image_id` and
+            `file_name`, as the data have them (or its index in the split), the objects `found` with a score
+            above `LEAST_SCORE`, and those that are `there`. Boxes are (left, top, right, bottom) in pixels.
     """
     from ..metrics import load_metric
 
@@ -263,7 +303,10 @@ def detection_metrics(
             with open(path, "a", encoding="utf-8") as file:
                 for image, *sides in zip(images, found, truth):
                     seen, there = (_as_json(side, names) for side in sides)
-                    line = {"image_id": image, "found": seen, "there": there}
+                    fact = annotations[image]
+                    line = {"image_id": fact.get("id", image)}
+                    line |= {key: fact[key] for key in ("file_name",) if key in fact}
+                    line |= {"found": seen, "there": there}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if not compute_result:
             return {}

@@ -200,7 +200,7 @@ def _displayed(path: str) -> str:
 
 
 def _read_files(name: str, patterns: list[str], streaming: bool, read_text: ReadText) -> Rows:
-    paths = [path for pattern in patterns for path in _matching(name, pattern)]
+    paths = [path for pattern in patterns for path in matching_files(name, pattern)]
     readers = {reader_of(path) for path in paths}
     if readers == {None}:
         return read_text(name, paths, streaming)
@@ -272,7 +272,12 @@ def generated(
         raise InputError(f"{', '.join(paths)} cannot be read: {error.__cause__ or error}") from error
 
 
-def _matching(name: str, pattern: str) -> list[str]:
+def matching_files(name: str, pattern: str) -> list[str]:
+    """Return the files that a path or a pattern with wildcards names. An existing file wins over wildcards.
+
+    Raises:
+        InputError: there is none.
+    """
     found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
     found = [path for path in found if Path(path).is_file()]
     if found:

@@ -174,3 +174,19 @@ def test_bad_input():
         score([{"boxes": [SQUARE], "labels": [0, 1], "scores": [0.5]}], [there()])
     with pytest.raises(TypeError, match="no option"):
         load_metric("mean_average_precision").compute(predictions=[], references=[], iou=0.5)
+
+
+def test_more_than_100_boxes_of_an_image_count_if_asked_for():
+    places = np.array([(20.0 * (n % 15), 20.0 * (n // 15)) for n in range(150)])
+    boxes = np.hstack([places, places + 10]).tolist()
+    truth, guesses = [there(*boxes), there(SQUARE)], [found(*boxes), found(SQUARE)]
+    assert score(guesses, truth)["map"] < 0.7  # as COCO counts
+    more = load_metric("mean_average_precision", max_detections=150)
+    scores = more.compute(predictions=guesses, references=truth)
+    assert scores["map"] == pytest.approx(1) and scores["map_50"] == scores["mar_100"] == pytest.approx(1)
+    predictions, references = at_random()
+    same, expected = more.compute(predictions=predictions, references=references), score(*at_random())
+    for name, value in expected.items():
+        assert same[name] == pytest.approx(value), name
+    with pytest.raises(ValueError, match="max_detections=50 must be at least 100"):
+        load_metric("mean_average_precision", max_detections=50)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,50 @@ def test_bytes_and_file_names_are_read_as_images(tmp_path):
         Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / f"{name}.parquet")
         splits = load_splits(ImageArguments(train_file=[str(tmp_path / f"{name}.parquet")]))
         assert colors_and_labels(splits["train"]) == ["red r", "red s"]
+
+
+def write_table(path: Path, names: list[str]) -> None:
+    """Write names of images, with the labels r and s in turn, in the format of the suffix."""
+    labels = ["r", "s"] * len(names)
+    rows = [{"image": name, "label": label} for name, label in zip(names, labels)]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".csv":
+        path.write_text(
+            "".join(f"{row['image']},{row['label']}\n" for row in [dict(image="image", label="label"), *rows])
+        )
+    else:
+        Dataset.from_list(rows).to_parquet(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_names_in_a_table_are_relative_to_it_and_stay_in_its_folder(tmp_path, kind, caplog):
+    (tmp_path / "data" / "red").mkdir(parents=True)
+    inside, secret = tmp_path / "data" / "red" / "1.png", tmp_path / "secret.png"
+    picture("red").save(inside)
+    picture("blue").save(secret)
+    os.symlink(secret, tmp_path / "data" / "link.png")
+    os.mkfifo(tmp_path / "data" / "pipe.png")
+    names = ["red/1.png", str(inside), "link.png", "../secret.png", str(secret), "pipe.png", "gone.png"]
+    write_table(tmp_path / "data" / f"train.{kind}", names)
+    files = {"train_file": [str(tmp_path / "data" / f"train.{kind}")]}
+    splits = load_splits(ImageArguments(**files))
+    assert colors_and_labels(splits["train"]) == ["red r", "red s"]
+    assert "skipped 3 images outside their folder: link.png is outside" in caplog.text
+    assert "set allow_outside_images to true" in caplog.text
+    assert "skipped 5 of 7 rows whose image cannot be read" in caplog.text
+    splits = load_splits(ImageArguments(**files, allow_outside_images=True))
+    assert colors_and_labels(splits["train"]) == ["red r", "red s", "blue r", "blue s", "blue r"]
+
+
+def test_links_that_leave_a_folder_of_folders_are_skipped(folders, tmp_path_factory, caplog):
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    picture("red").save(outside)
+    os.symlink(outside, folders / "train" / "red" / "link.png")
+    assert len(load_splits(ImageArguments(dataset=str(folders)))["train"]) == 12
+    assert "skipped 1 images outside their folder" in caplog.text
+    again = load_splits(ImageArguments(dataset=str(folders), allow_outside_images=True))
+    assert len(again["train"]) == 13
 
 
 def test_a_label_that_train_lacks_raises(tmp_path):

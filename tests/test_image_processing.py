@@ -301,6 +301,8 @@ def test_what_is_found_is_above_the_threshold_in_the_image_and_sorted():
         assert (found["boxes"] >= 0).all() and (found["boxes"] <= torch.tensor([200, 100, 200, 100])).all()
     (shares,) = processor().post_process_object_detection(outputs, 0.5, top_k=2)
     assert torch.allclose(shares["boxes"], torch.tensor([[0.7, 0.7, 1, 1], [0, 0.25, 1, 0.75]]))
+    many = SimpleNamespace(logits=torch.full((1, 130, 2), 5.0), pred_boxes=torch.rand(1, 130, 4))
+    assert len(processor().post_process_object_detection(many, 0.5)[0]["scores"]) == 130
     with pytest.raises(ValueError, match="1 images, but 2 target_sizes"):
         processor().post_process_object_detection(outputs, 0.5, [(1, 1), (1, 1)])
 

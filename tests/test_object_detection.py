@@ -24,6 +24,7 @@ from vanilla_transformer.tasks.object_detection import (
     detection_metrics,
     get_image_processor,
     load_splits,
+    warn_crowded,
 )
 from vanilla_transformer.tasks.settings import InputError
 
@@ -268,6 +269,32 @@ def test_correct_detections_score_1_when_scored_batch_by_batch(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [line["image_id"] for line in lines] == [3, 1, 0, 5, 2, 4]
     assert all(len(line["found"]) == len(line["there"]) for line in lines)
+
+
+def test_found_objects_keep_the_ids_and_names_of_the_data(tmp_path):
+    path = Path(coco_json(tmp_path, [], images=3))
+    whole = json.loads(path.read_text())
+    (tmp_path / "1.jpg").unlink()
+    for key, image in zip((632, 285, "a-7"), whole["images"]):
+        image["id"] = key
+        whole["annotations"].append({"image_id": key, "category_id": 7, "bbox": [10, 5, 20, 20]})
+    path.write_text(json.dumps(whole))
+    splits, names = load_splits(DetectionArguments(train_file=[str(path)]))
+    processor = VanillaTransformerImageProcessor()
+    compute = detection_metrics(processor, splits["train"].annotations, names, tmp_path / "found.jsonl")
+    outputs = (torch.full((2, 5, 2), -9.0), torch.rand(2, 5, 4))
+    compute(SimpleNamespace(predictions=outputs, label_ids=torch.tensor([1, 0])), compute_result=True)
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [(line["image_id"], line["file_name"]) for line in lines] == [("a-7", "2.jpg"), (632, "0.jpg")]
+
+
+def test_more_objects_than_queries_are_a_warning(tmp_path, caplog):
+    boxes = [{"image_id": 10, "category_id": 7, "bbox": [n, 5, 20, 20]} for n in range(5)]
+    splits, _ = load_splits(DetectionArguments(train_file=[coco_json(tmp_path, boxes)]))
+    warn_crowded(splits, 5)
+    assert "num_queries" not in caplog.text
+    warn_crowded(splits, 4)
+    assert "train: 1 images have more objects than the model can find (num_queries=4" in caplog.text
 
 
 # The recipe

@@ -289,7 +289,7 @@ class VanillaTransformerImageProcessor(PilBackend):
         outputs: Any,
         threshold: float = 0.5,
         target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
-        top_k: int = 100,
+        top_k: int | None = None,
     ) -> list[dict[str, torch.Tensor]]:
         """Return the detections of each image, best first: `scores`, `labels` and `boxes`.
 
@@ -301,7 +301,8 @@ class VanillaTransformerImageProcessor(PilBackend):
             threshold: return detections with a higher score.
             target_sizes: `(height, width)` of each image, for boxes in pixels. Without them, boxes are
                 relative to the image.
-            top_k: the most detections per image. A query can be detected with more than one label.
+            top_k: the most detections per image; 100, or the number of queries if it is higher, if not given.
+                A query can be detected with more than one label.
 
         Raises:
             ValueError: there is not one target size for each image.
@@ -314,7 +315,8 @@ class VanillaTransformerImageProcessor(PilBackend):
             sizes = torch.as_tensor(target_sizes).to(boxes)
             boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]
         scores = outputs.logits.sigmoid().flatten(1)  # (batch, queries * labels)
-        scores, best = scores.topk(min(top_k, scores.shape[1]))
+        most = max(100, outputs.logits.shape[1]) if top_k is None else top_k
+        scores, best = scores.topk(min(most, scores.shape[1]))
         queries, labels = best // outputs.logits.shape[-1], best % outputs.logits.shape[-1]
         return [
             {"scores": score[kept], "labels": label[kept], "boxes": box[query[kept]]}

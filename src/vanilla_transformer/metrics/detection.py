@@ -32,9 +32,9 @@ class MeanAveragePrecision(OfflineMetric):
     to score, such as `map_small` without small objects, is -1, as in COCO.
 
     Predictions have `boxes`, `scores` and `labels` for each image; COCO takes the 100 best boxes of each
-    label. References have `boxes` and `labels`. They can have `iscrowd`, which marks a box around a group of
-    objects, and `area`, if it differs from the box's. Boxes are (left, top, right, bottom) in pixels, because
-    COCO's sizes small, medium and large are in pixels.
+    label, this class the best `max_detections`, also for `mar_100`. References have `boxes` and `labels`. They
+    can have `iscrowd`, which marks a box around a group of objects, and `area`, if it differs from the box's.
+    Boxes are (left, top, right, bottom) in pixels, because COCO's sizes small, medium and large are in pixels.
 
     `add_batch` matches boxes at once and keeps only scores and matches, so memory does not grow with the
     number of pixels.
@@ -42,8 +42,11 @@ class MeanAveragePrecision(OfflineMetric):
 
     name = "mean_average_precision"
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, max_detections: int = 100, **kwargs: Any):
         super().__init__(**kwargs)
+        if max_detections < 100:
+            raise ValueError(f"{max_detections=} must be at least 100")
+        self.max_detections = max_detections
         if self.num_process > 1:
             raise ValueError(
                 "mean_average_precision needs num_process=1: gather the batches of all processes first"
@@ -91,6 +94,7 @@ class MeanAveragePrecision(OfflineMetric):
             found += _objects(image, prediction, score=prediction["scores"])
         scorer = _scorer(numbers, truth, found)
         scorer.params.imgIds = list(numbers)
+        scorer.params.maxDets = [1, 10, self.max_detections]
         scorer.params.catIds = sorted({one["category_id"] for one in truth + found})
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             scorer.evaluate()
@@ -114,6 +118,7 @@ class MeanAveragePrecision(OfflineMetric):
         scorer = _scorer(range(self.images), [], [])
         settings = scorer.params
         settings.imgIds = list(range(self.images))
+        settings.maxDets = [1, 10, self.max_detections]
         labels = settings.catIds = sorted({int(label) for label, _ in self.matches})
         scorer.evalImgs = [
             self.matches[label, tuple(area)].get(image)
@@ -128,7 +133,8 @@ class MeanAveragePrecision(OfflineMetric):
         with contextlib.redirect_stdout(io.StringIO()):
             scorer.accumulate()
             scorer.summarize()
-        precision = scorer.eval["precision"][..., 0, -1]  # (IoU, recall, label), all areas, 100 detections
+        precision = scorer.eval["precision"][..., 0, -1]  # (IoU, recall, label), all areas, most detections
+        scorer.stats[0] = precision[precision > -1].mean() if (precision > -1).any() else -1
         scored = [index for index in range(len(labels)) if (precision[..., index] > -1).any()]
         return dict(zip(SUMMARY, scorer.stats.tolist())) | {
             "map_per_class": {labels[index]: float(precision[..., index].mean()) for index in scored},

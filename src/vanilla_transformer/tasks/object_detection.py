@@ -276,6 +276,9 @@ def detection_metrics(
 ) -> Callable[..., dict[str, float]]:
     """A `compute_metrics` for `batch_eval_metrics=True`: COCO's numbers, and `map_50` of each label.
 
+    It scores the best 100 detections of an image, as COCO does, or as many as an image has objects if those
+    are more.
+
     Args:
         annotations: the annotations of the evaluation set, by image_id.
         names: the names of the labels.
@@ -285,7 +288,8 @@ def detection_metrics(
     """
     from ..metrics import load_metric
 
-    metric = load_metric("mean_average_precision")
+    most = max(100, *(len(image["annotations"]) for image in annotations), 0)
+    metric = load_metric("mean_average_precision", max_detections=most)
     if path:
         Path(path).unlink(missing_ok=True)
 
@@ -295,6 +299,7 @@ def detection_metrics(
         found = processor.post_process_object_detection(
             SimpleNamespace(logits=logits, pred_boxes=boxes),
             threshold=0.0,
+            top_k=most,
             target_sizes=[annotations[image]["size"] for image in images],
         )
         truth = [_reference(annotations[image]["annotations"]) for image in images]

@@ -252,8 +252,36 @@ def test_scores_ignore_examples_without_a_label():
         "examples": 2,
     }
     assert report["confusion_matrix"] == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert report["rows"].startswith("true class") and report["columns"].startswith("predicted class")
     with pytest.raises(ValueError, match="2 label_names, but the model has 3 outputs"):
         class_report(prediction.predictions, prediction.label_ids, ["a", "b"])
+
+
+def test_unbalanced_classes_have_scores_that_show_it(caplog):
+    truth = np.array([0] * 18 + [1, 1, -100])
+    for odds in (0.0, 5.0):  # of the second class, in its own examples; the first class is always predicted
+        logits = np.where(truth[:, None] == 1, [9.0, odds], [9.0, -1.0])
+        scores = classification_metrics(["a", "b"])(EvalPrediction(predictions=logits, label_ids=truth))
+        assert scores["accuracy"] == 0.9 and scores["balanced_accuracy"] == 0.5 and scores["roc_auc"] == 1
+    assert "predicts 'a' for all 20 examples, of which 90% are 'a'" in caplog.text
+    caplog.clear()
+    right = np.eye(2)[truth.clip(0)]
+    scores = classification_metrics(["a", "b"])(EvalPrediction(predictions=right, label_ids=truth))
+    assert scores["balanced_accuracy"] == scores["roc_auc"] == 1 and "for all" not in caplog.text
+    one = classification_metrics(["a", "b"])(EvalPrediction(predictions=right[:18], label_ids=truth[:18]))
+    assert "roc_auc" not in one and one["balanced_accuracy"] == 1
+    assert "roc_auc" not in classification_metrics(["a", "b", "c"])(
+        EvalPrediction(predictions=np.eye(3), label_ids=np.arange(3))
+    )
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("large, warned", [(81, True), (79, False)])
+def test_one_large_class_is_a_warning(tmp_path, balance, large, warned, caplog):
+    path = tmp_path / "train.jsonl"
+    write(path, [{"text": "x", "label": "often" if n < large else "rare"} for n in range(100)])
+    load_splits(TextClassificationArguments(train_file=[str(path)], balance_classes=balance))
+    assert (f"{large}% of the training examples are 'often'" in caplog.text) == (warned and not balance)
 
 
 # The model

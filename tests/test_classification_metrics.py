@@ -115,3 +115,17 @@ def test_combined():
 def test_errors_say_what_was_wrong(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message):
         wrong()
+
+
+def test_balanced_accuracy_and_the_area_under_the_curve_are_those_of_their_definitions():
+    random = np.random.default_rng(0)
+    truth, guesses = random.integers(0, 3, 200), random.integers(0, 4, 200)
+    recalls = [(guesses[truth == label] == label).mean() for label in range(3)]
+    found = load_metric("balanced_accuracy").compute(predictions=guesses, references=truth)
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+
+    truth, scores = random.integers(0, 2, 200), random.normal(size=200).round(1)
+    higher = np.sign(scores[truth == 1][:, None] - scores[truth == 0])
+    found = load_metric("roc_auc").compute(predictions=scores, references=truth)
+    assert found["roc_auc"] == pytest.approx(((higher + 1) / 2).mean())
+    assert np.isnan(load_metric("roc_auc").compute(predictions=[0.5], references=[1])["roc_auc"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from launch import launch, run_recipe
 from test_classification import BAD, GOOD, reviews, write
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
@@ -17,7 +17,7 @@ from vanilla_transformer import (
     VanillaTransformerVisionConfig,
 )
 from vanilla_transformer.corpora import load_corpus
-from vanilla_transformer.tasks import InputError
+from vanilla_transformer.tasks import InputError, get_model
 
 QUICKSTART = "recipes/text_classification/quickstart.yaml"
 SMALL = {
@@ -111,6 +111,40 @@ def test_training_starts_from_a_pretrained_encoder(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run(**mine | {"pretrained": wrong}, output_dir=tmp_path / "three")
+
+
+def test_a_pretrained_classifier_gets_a_head_for_other_labels(tmp_path, caplog):
+    sizes = dict(hidden_size=16, intermediate_size=32, num_attention_heads=2, encoder_layers=1)
+    sizes |= {"decoder_layers": 0}
+    tokenizer = VanillaTransformerTokenizer.train([GOOD + BAD], vocab_size=290, show_progress=False)
+    stored = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    config = VanillaTransformerConfig(vocab_size=len(tokenizer), **sizes, **stored)
+    before = VanillaTransformerForSequenceClassification(config)
+    before.save_pretrained(tmp_path)
+
+    def load(*names, **sizes):
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: id for id, name in enumerate(names)}}
+        caplog.clear()
+        model = get_model(AutoModelForSequenceClassification, sizes, tokenizer, str(tmp_path), **labels)
+        assert list(model.config.id2label.values()) == list(names)
+        body, expected = (dict(one.named_parameters()) for one in (model, before))
+        for name in expected:
+            if not name.startswith("classifier."):
+                torch.testing.assert_close(body[name], expected[name])
+        return model.classifier
+
+    for names in (("x", "y"), ("x", "y", "z"), ("a", "b"), ("a", "b", "c", "d")):
+        head = load(*names)
+        assert "its head is replaced" in caplog.text and "3 other labels (a, b, c)" in caplog.text
+        assert head.weight.shape == (len(names), 16) and head.weight.std() > 0
+        assert not torch.equal(head.weight[:2], before.classifier.weight[:2])
+    head = load("a", "b", "c")
+    assert torch.equal(head.weight, before.classifier.weight) and not caplog.text
+    head = load("c", "a", "b")
+    assert torch.equal(head.weight, before.classifier.weight[[2, 0, 1]])
+    assert torch.equal(head.bias, before.classifier.bias[[2, 0, 1]])
+    with pytest.raises(InputError, match="has other sizes than the model: block"):
+        load("x", "y", hidden_size=32)
 
 
 @pytest.mark.slow

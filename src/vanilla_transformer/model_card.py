@@ -45,6 +45,8 @@ METRIC_NAMES = {
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "roc_auc": "area under the ROC curve",
     "f1": "F1",
     "f1_macro": "macro F1",
     "map": "mAP@[.5:.95]",

@@ -21,6 +21,8 @@ NAMES = {
     "precision": ("classification", "Precision"),
     "recall": ("classification", "Recall"),
     "f1": ("classification", "F1"),
+    "balanced_accuracy": ("classification", "BalancedAccuracy"),
+    "roc_auc": ("classification", "RocAuc"),
     "confusion_matrix": ("classification", "ConfusionMatrix"),
     "mean_average_precision": ("detection", "MeanAveragePrecision"),
 }

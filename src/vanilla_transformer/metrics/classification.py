@@ -4,6 +4,7 @@ Predictions and references hold one class id for each example. If an example can
 hold a list of 0 and 1 for each example, with one entry for each class.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,49 @@ class F1(PrecisionRecallF1):
 
     name = "f1"
     function = staticmethod(sklearn_metrics.f1_score)
+
+
+class BalancedAccuracy(ClassificationMetric):
+    """The mean over the classes of the share of its examples that are found, whatever their numbers.
+
+    Args:
+        adjusted: 0 is chance then, and 1 is perfect.
+    """
+
+    name = "balanced_accuracy"
+
+    def __init__(self, adjusted: bool = False, sample_weight: Any = None, **kwargs: Any):
+        super().__init__({"adjusted": adjusted, "sample_weight": sample_weight}, **kwargs)
+
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> float:
+        if references.ndim > 1:
+            raise ValueError("balanced_accuracy needs one class for each example, not several")
+        with warnings.catch_warnings():  # a class that is predicted but never true does not count
+            warnings.filterwarnings("ignore", "y_pred contains classes", UserWarning)
+            return float(sklearn_metrics.balanced_accuracy_score(references, predictions, **options))
+
+
+class RocAuc(ClassificationMetric):
+    """The area under the ROC curve of two classes: the chance that an example of class 1 scores higher.
+
+    `predictions` are scores of class 1, and `references` are 0 or 1. It is nan if one class does not occur.
+    """
+
+    name = "roc_auc"
+
+    def __init__(self, sample_weight: Any = None, **kwargs: Any):
+        super().__init__({"sample_weight": sample_weight}, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        info = super()._info()
+        info.inputs_description = "predictions: a score for each example; references: 0 or 1"
+        info.features = Features({"predictions": Value("float64"), "references": Value("int64")})
+        return info
+
+    def score(self, references: np.ndarray, predictions: np.ndarray, **options: Any) -> float:
+        if len(np.unique(references)) < 2:
+            return float("nan")
+        return float(sklearn_metrics.roc_auc_score(references, predictions, **options))
 
 
 class ConfusionMatrix(ClassificationMetric):

@@ -32,9 +32,9 @@ class MeanAveragePrecision(OfflineMetric):
     to score, such as `map_small` without small objects, is -1, as in COCO.
 
     Predictions have `boxes`, `scores` and `labels` for each image; COCO takes the 100 best boxes of each
-    label, this class the best `max_detections`, also for `mar_100`. References have `boxes` and `labels`. They
-    can have `iscrowd`, which marks a box around a group of objects, and `area`, if it differs from the box's.
-    Boxes are (left, top, right, bottom) in pixels, because COCO's sizes small, medium and large are in pixels.
+    label, this class the best `max_detections`, also for `mar_100`. References have `boxes` and `labels`.
+    They can have `iscrowd`, which marks a box around a group of objects, and `area`, if it differs from the
+    box's. Boxes are (left, top, right, bottom) in pixels, because COCO's sizes small, medium and large are.
 
     `add_batch` matches boxes at once and keeps only scores and matches, so memory does not grow with the
     number of pixels.

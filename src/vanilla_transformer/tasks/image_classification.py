@@ -82,7 +82,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
         )
         kept = np.flatnonzero(readable & (labels != IGNORE_INDEX))
         if split == "train":
-            check_classes(labels[kept].tolist(), names, where)
+            check_classes(labels[kept], names, where, data.balance_classes)
         elif not len(kept):
             logger.warning("%s: no row can be scored, so this split is ignored", where)
             continue

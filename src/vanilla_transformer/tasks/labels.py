@@ -20,6 +20,10 @@ from .sources import SourceArguments
 
 logger = logging.getLogger(__name__)
 
+LARGE_SHARE = 0.8  # of one class in the training examples, above which accuracy says little
+MATRIX_ROWS = "true class, in the order of classes"  # of the confusion matrix
+MATRIX_COLUMNS = "predicted class, in the order of classes"
+
 
 @dataclass
 class LabelArguments(SourceArguments):
@@ -98,8 +102,12 @@ def _names(rows: Dataset, column: str, where: str) -> Iterable[str | None]:
         yield None if value is None else str(value).strip() or None
 
 
-def check_classes(labels: Sequence[int] | np.ndarray, names: Sequence[str], where: str) -> np.ndarray:
+def check_classes(
+    labels: Sequence[int] | np.ndarray, names: Sequence[str], where: str, balanced: bool = False
+) -> np.ndarray:
     """Return the number of training examples of each class, and warn about classes without examples.
+
+    It also warns if most examples are of one class, unless the loss is `balanced`.
 
     Raises:
         InputError: all examples have the same class.
@@ -114,6 +122,15 @@ def check_classes(labels: Sequence[int] | np.ndarray, names: Sequence[str], wher
         )
     if missing := [name for name, count in zip(names, counts) if not count]:
         logger.warning("%s: no training example of %s", where, _listed(missing))
+    share, largest = counts.max() / counts.sum(), names[int(counts.argmax())]
+    if share > LARGE_SHARE and not balanced:
+        logger.warning(
+            "%s: %.0f%% of the training examples are %r, so always predicting it has that accuracy; look at "
+            "balanced_accuracy, or set balance_classes to true",
+            where,
+            100 * share,
+            largest,
+        )
     logger.info("classes: %s", _listed([f"{name} {count:,}" for name, count in zip(names, counts)]))
     return counts
 
@@ -194,7 +211,9 @@ def classification_loss(
 def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str, float]]:
     """Return a `compute_metrics` for the Trainer: accuracy, and precision, recall and F1 over the classes.
 
-    It ignores examples with the label -100. `class_report` scores each class.
+    Balanced accuracy counts every class the same. Two classes have the area under the ROC curve of the
+    second class too, if both occur. It ignores examples with the label -100, and warns if one class is
+    predicted for everything. `class_report` scores each class.
     """
     from ..metrics import load_metric
 
@@ -207,13 +226,35 @@ def classification_metrics(label_names: Sequence[str]) -> Callable[..., dict[str
             ("weighted", "f1"),
         )
     }
-    metrics = {"accuracy": load_metric("accuracy")} | metrics
+    metrics = {name: load_metric(name) for name in ("accuracy", "balanced_accuracy")} | metrics
+    roc_auc = load_metric("roc_auc") if len(label_names) == 2 else None
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         given = _decisions(prediction.predictions, prediction.label_ids, label_names)
-        return {name: metric.compute(**given)[metric.name] for name, metric in metrics.items()}
+        if not len(given["references"]):
+            return {}
+        scores = {name: metric.compute(**given)[metric.name] for name, metric in metrics.items()}
+        warn_one_class(given["predictions"], given["references"], label_names)
+        if roc_auc is not None and len(np.unique(given["references"])) == 2:
+            margins = _margins(prediction.predictions, prediction.label_ids)
+            scores |= roc_auc.compute(predictions=margins, references=given["references"])
+        return scores
 
     return compute
+
+
+def warn_one_class(predictions: np.ndarray, references: np.ndarray, names: Sequence[str]) -> None:
+    """Warn if every example is predicted to be of one class, and the examples are of several."""
+    if len(np.unique(predictions)) == 1 and len(np.unique(references)) > 1:
+        counts = np.bincount(references, minlength=len(names))
+        logger.warning(
+            "the model predicts %r for all %d examples, of which %.0f%% are %r; train longer, check the "
+            "learning rate, or set balance_classes if the classes differ in size",
+            names[predictions[0]],
+            len(predictions),
+            100 * counts.max() / counts.sum(),
+            names[int(counts.argmax())],
+        )
 
 
 def class_report(
@@ -226,7 +267,8 @@ def class_report(
         labels: `(examples,)`; -100 is ignored.
 
     Returns:
-        `{"classes": {name: {"precision": …}}, "confusion_matrix": rows of the true classes}`.
+        `{"classes": {name: {"precision": …}}, "confusion_matrix": rows of the true classes}`, and what the
+        rows and columns of the matrix are.
     """
     from ..metrics import load_metric
 
@@ -239,7 +281,8 @@ def class_report(
     classes = {
         name: {key: column[id] for key, column in columns.items()} for id, name in enumerate(label_names)
     }
-    return {"classes": classes} | load_metric("confusion_matrix", labels=ids).compute(**given)
+    matrix = load_metric("confusion_matrix", labels=ids).compute(**given)
+    return {"classes": classes, "rows": MATRIX_ROWS, "columns": MATRIX_COLUMNS} | matrix
 
 
 def predicted_labels(labels: Sequence[int], logits: np.ndarray, names: Sequence[str]) -> list[dict]:
@@ -287,6 +330,12 @@ def _decisions(logits: Any, labels: Any, label_names: Sequence[str]) -> dict[str
         raise ValueError(f"{len(label_names)} label_names, but the model has {logits.shape[-1]} outputs")
     known = labels != IGNORE_INDEX
     return {"predictions": logits.argmax(-1)[known], "references": labels[known]}
+
+
+def _margins(logits: Any, labels: Any) -> np.ndarray:
+    """Return by how much the second of two classes is more likely, as a difference of logits."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return (logits[:, 1].astype(np.float64) - logits[:, 0])[labels != IGNORE_INDEX]
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -21,6 +22,8 @@ from .settings import InputError
 from .sources import Rows, SourceArguments, first_rows
 
 logger = logging.getLogger(__name__)
+
+HEAD = "classifier."  # the names of a classifier's own weights begin with it
 
 
 @dataclass
@@ -104,12 +107,47 @@ def get_model(
                 f"pretrained: {pretrained} has {held}, but the tokenizer has {len(tokenizer):,}; "
                 "give a model of text and its own tokenizer"
             )
-        try:
-            return auto_class.from_pretrained(pretrained, config=config)
-        except RuntimeError as error:  # the weights have other shapes
+        model, loaded = auto_class.from_pretrained(
+            pretrained, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        replaced = {key for key, *_ in loaded["mismatched_keys"]}
+        if not all(key.startswith(HEAD) for key in replaced):
             raise InputError(
                 f"pretrained: {pretrained} has other sizes than the model: block asks for; remove them there"
-            ) from error
+            )
+        if "id2label" in settings and not any(key.startswith(HEAD) for key in loaded["missing_keys"]):
+            _fit_head(model, AutoConfig.from_pretrained(pretrained).id2label, pretrained)
+        return model
+
+
+def _fit_head(model: PreTrainedModel, stored: Mapping[int, str], pretrained: str) -> None:
+    """Fit the head of a classifier, which was loaded, to the labels of the model's config.
+
+    It reorders the head's rows if the labels are the `stored` ones in another order, and replaces the head
+    if the labels are others.
+    """
+    names = list(model.config.id2label.values())
+    before = [stored[id] for id in sorted(stored)]
+    if names == before:
+        return
+    head: Any = model.get_submodule(HEAD.removesuffix("."))
+    if sorted(names) == sorted(before):
+        with torch.no_grad():
+            order = torch.tensor([before.index(name) for name in names], device=head.weight.device)
+            head.weight.copy_(head.weight[order])
+            head.bias.copy_(head.bias[order])
+        logger.info("pretrained: %s has the same labels in another order; reordered its head", pretrained)
+        return
+    new: Any = type(model)(model.config).get_submodule(HEAD.removesuffix("."))
+    head.load_state_dict(new.state_dict())
+    shown = ", ".join(before[:5]) + ", ..." * (len(before) > 5)
+    logger.warning(
+        "pretrained: %s classifies into %d other labels (%s): its head is replaced by one of %d labels",
+        pretrained,
+        len(before),
+        shown,
+        len(names),
+    )
 
 
 @contextmanager

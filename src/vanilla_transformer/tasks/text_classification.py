@@ -74,7 +74,7 @@ def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, D
         warn_skipped(where, {"with an empty text": empty, "without a label": labels == IGNORE_INDEX})
         kept = np.flatnonzero(~empty & (labels != IGNORE_INDEX))
         if split == "train":
-            check_classes(labels[kept], names, where)
+            check_classes(labels[kept], names, where, data.balance_classes)
         elif not len(kept):
             logger.warning("%s: no rows are left to score", where)
             continue

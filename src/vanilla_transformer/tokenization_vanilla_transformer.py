@@ -14,19 +14,37 @@ space before the text, so its first word is the same piece as later ones, and de
 
 Decoding is exact: `decode(encode(text), skip_special_tokens=True) == text` for every text that UTF-8 can
 encode, unless the tokenizer lower-cases. The name of a special token in a text is therefore text: `<pad>`
-becomes "<", "pad", ">". To type `<2es>` as the tag, pass `split_special_tokens=False`.
+becomes "<", "pad", ">". To type `<2es>` as the tag, pass `split_special_tokens=False`. The mask token is the
+exception: a masked model needs it in a text. `split_special_tokens=True` makes it text too.
+
+Half of a surrogate pair, which no UTF-8 text has, becomes U+FFFD.
 """
 
 import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+import numpy as np
+from tokenizers import (
+    AddedToken,
+    Encoding,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import BatchEncoding, TokenizersBackend
+from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}  # ids 0, 1, 2
 
@@ -37,6 +55,11 @@ WHITE_SPACE = r"\s+(?!\S)|\s+"  # the last space of a run belongs to the word af
 
 # A special token is never a piece of text: it mixes punctuation with letters, and no piece does.
 LANGUAGE_TAG = re.compile(r"<2([A-Za-z][\w-]*)>")
+UNCUT, UNPADDED = TruncationStrategy.DO_NOT_TRUNCATE, PaddingStrategy.DO_NOT_PAD
+SURROGATE = re.compile("[\ud800-\udfff]")
+SPACE = "Ġ"  # the space in the pieces of byte-level BPE
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class VanillaTransformerTokenizer(TokenizersBackend):
@@ -95,7 +118,7 @@ class VanillaTransformerTokenizer(TokenizersBackend):
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
+        backend.decoder = _decoder()
         special_tokens = [*SPECIAL_TOKENS.values(), *tags]
         trainer = BpeTrainer(
             vocab_size=vocab_size,
@@ -123,8 +146,9 @@ class VanillaTransformerTokenizer(TokenizersBackend):
 
     @property
     def languages(self) -> list[str]:
-        """The target languages that have a tag."""
-        return [tag[1] for token in self.extra_special_tokens if (tag := LANGUAGE_TAG.fullmatch(token))]
+        """The target languages that have a tag in the vocabulary."""
+        tokens = map(str, self.added_tokens_decoder.values())
+        return [tag[1] for token in tokens if (tag := LANGUAGE_TAG.fullmatch(token))]
 
     @property
     def target_language(self) -> str | None:
@@ -139,53 +163,153 @@ class VanillaTransformerTokenizer(TokenizersBackend):
             self.init_kwargs["target_language"] = language
         self.update_post_processor()
 
+    def readable_tokens(self, ids: Iterable[int]) -> list[str]:
+        """Returns each token as text, with the space before a word; a part of a character as `\\xc3`.
+
+        `convert_ids_to_tokens` returns the names in the vocabulary, such as `ĠdiÃ³` for " dió".
+        """
+        return readable_tokens(self, ids)
+
+    def add_special_tokens(self, special_tokens_dict: Any, replace_extra_special_tokens: bool = True) -> int:
+        """Adds special tokens, and keeps the language tags special where others replace the list."""
+        added = super().add_special_tokens(special_tokens_dict, replace_extra_special_tokens)
+        known = self.extra_special_tokens
+        lost = [f"<2{code}>" for code in self.languages if f"<2{code}>" not in known]
+        self._extra_special_tokens = [*lost, *self._extra_special_tokens]
+        return added
+
+    def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Adds tokens; to the backend, the mask is a usual one, which it finds and decodes in any text."""
+        mask = str(self._special_tokens_map.get("mask_token"))
+        added = 0
+        for token in new_tokens:
+            if str(token) != mask:
+                added += super()._add_tokens([token], special_tokens)
+                continue
+            # normalized=True finds it with the space before it, which belongs to the masked word.
+            added += super()._add_tokens([AddedToken(mask, normalized=True, special=False)])
+            self._tokenizer.decoder = _decoder(mask)
+        return added
+
     def update_post_processor(self) -> None:
         """Sets the tokens around a text: `[<2xx>] [<s>] text [</s>]`, with the tag for sources only."""
         self._add_bos_token &= self.bos_token is not None
         self._add_eos_token &= self.eos_token is not None
-        tag = [] if self._target_mode else self._tag(self.target_language)
+        self._tokenizer.post_processor = self._post_processor(self._tag(self.target_language))
+
+    def _post_processor(self, tag: list[str]) -> processors.PostProcessor:
         before = tag + [self.bos_token] * self._add_bos_token
         after = [self.eos_token] * self._add_eos_token
-        self._tokenizer.post_processor = processors.TemplateProcessing(
+        template = processors.TemplateProcessing(
             single=[*before, "$A", *after],
             pair=[*before, "$A", *after, "$B:1", *(f"{token}:1" for token in after)],
             special_tokens=[(token, self.convert_tokens_to_ids(token)) for token in before + after],
         )
+        # The offsets of a word do not include the space before it.
+        return processors.Sequence([processors.ByteLevel(add_prefix_space=True, use_regex=False), template])
 
     def _tag(self, language: str | None) -> list[str]:
         if language is None:
             return []
-        if language not in self.languages:
+        tag = f"<2{language}>"
+        if not LANGUAGE_TAG.fullmatch(tag) or self._tokenizer.token_to_id(tag) is None:
             known = ", ".join(self.languages) or "none: train it with language_tags=[…]"
             raise ValueError(
                 f"target_language={language!r} has no tag; this tokenizer's languages are {known}"
             )
-        return [f"<2{language}>"]
+        return [tag]
 
     def _switch_to_target_mode(self) -> None:
         self._target_mode = True
-        if self.target_language is not None:
-            self.update_post_processor()
 
     def _switch_to_input_mode(self) -> None:
-        self.__dict__.pop("_target_mode", None)  # back to the class's default, as in _encode_plus
-        if self.target_language is not None:
-            self.update_post_processor()
+        self.__dict__.pop("_target_mode", None)  # back to the class's default
+
+    def _copy(self, **changed: Any) -> Self:
+        """Returns a copy for one call, with the same backend. It takes less than a microsecond."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changed)
+        return copy
+
+    def __call__(self, *args: Any, split_special_tokens: bool | None = None, **kwargs: Any) -> BatchEncoding:
+        # The base class changes the tokenizer for the time of a call: here a copy, because of other threads.
+        call = super(VanillaTransformerTokenizer, self._copy()).__call__
+        return call(*args, split_special_tokens=split_special_tokens, **kwargs)
 
     def _encode_plus(
-        self, text: Any, *args: Any, target_language: str | None = None, **kwargs: Any
+        self,
+        text: Any,
+        text_pair: Any = None,
+        *args: Any,
+        target_language: str | None = None,
+        split_special_tokens: bool | None = None,
+        **kwargs: Any,
     ) -> BatchEncoding:
-        default = self.target_language
+        call, split = (
+            self,
+            self.split_special_tokens if split_special_tokens is None else split_special_tokens,
+        )
+        tag = [] if self._target_mode else self._tag(target_language or self.target_language)
+        has_tag = tag == self._tag(self.target_language)
+        mask_is_text = bool(split_special_tokens) and self._special_tokens_map.get("mask_token") is not None
+        if (
+            kwargs.get("truncation_strategy", UNCUT) != UNCUT
+            or kwargs.get("padding_strategy", UNPADDED) != UNPADDED
+            or self._tokenizer.encode_special_tokens != split
+            or mask_is_text
+            or not has_tag
+        ):
+            post_processor = self._tokenizer.post_processor if has_tag else self._post_processor(tag)
+            call = self._copy(_tokenizer=self._backend_for_a_call(post_processor, split, mask_is_text))
+        encode = super(VanillaTransformerTokenizer, call)._encode_plus
+        kwargs["split_special_tokens"] = split
+        if isinstance(text, list | tuple) and not text and not kwargs.get("is_split_into_words"):
+            return _empty_batch(
+                encode([""], **kwargs | {"return_tensors": None}), kwargs.get("return_tensors")
+            )
         try:
-            if target_language is not None:
-                self.target_language = target_language
-            return super()._encode_plus(text, *args, **kwargs)
-        finally:
-            if target_language is not None:
-                self.target_language = default
-            # A call must not change what is saved, or what `datasets` hashes for its cache.
-            self._tokenizer.no_truncation()
-            self._tokenizer.no_padding()
+            return encode(text, text_pair, *args, **kwargs)
+        except TypeError:  # not a text; or a text with half of a surrogate pair
+            cleaned = _without_surrogates((text, text_pair))
+            if cleaned == (text, text_pair):
+                raise
+            logger.warning_once("Half of a surrogate pair, such as '\ud800', is no text: it becomes U+FFFD.")
+            return encode(*cleaned, *args, **kwargs)
+
+    def _backend_for_a_call(
+        self, post_processor: processors.PostProcessor, split: bool, mask_is_text: bool
+    ) -> Tokenizer:
+        """Returns a backend with the same vocabulary and settings of its own: threads share the other."""
+        backend = Tokenizer(self._tokenizer.model)
+        backend.normalizer = self._tokenizer.normalizer
+        backend.pre_tokenizer = self._tokenizer.pre_tokenizer
+        backend.post_processor = post_processor
+        backend.encode_special_tokens = split
+        added = self._tokenizer.get_added_tokens_decoder()
+        if not split or not all(token.special for token in added.values()):
+            mask = str(self._special_tokens_map.get("mask_token")) if mask_is_text else None
+            for token in (added[id] for id in sorted(added)):  # in this order they get the same ids
+                add = (
+                    backend.add_special_tokens if token.special or str(token) == mask else backend.add_tokens
+                )
+                add([token])
+        return backend
+
+    def _convert_encoding(
+        self, encoding: Encoding, *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], list[Encoding]]:
+        """Corrects two offsets: the backend keeps the space before a mask, and before a text's first word."""
+        columns, encodings = super()._convert_encoding(encoding, *args, **kwargs)
+        if "offset_mapping" in columns:
+            mask = str(self._special_tokens_map.get("mask_token"))
+            for one, offsets in zip(encodings, columns["offset_mapping"]):
+                tokens = one.tokens
+                for index, (token, (start, end)) in enumerate(zip(tokens, offsets)):
+                    if token.lstrip(" ") == mask:
+                        offsets[index] = (max(start, end - len(mask)), end)
+                    elif start == 0 and token[:1] == SPACE and index and tokens[index - 1] == SPACE:
+                        offsets[index] = (min(1, end), end)
+        return columns, encodings
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
@@ -197,7 +321,9 @@ class VanillaTransformerTokenizer(TokenizersBackend):
         kwargs = super().convert_to_native_format(trust_remote_code, **kwargs)
         if path is not None:
             with open(path, encoding="utf-8") as file:
-                stored = (json.load(file)["post_processor"] or {}).get("special_tokens", {})
+                post_processor = json.load(file)["post_processor"] or {}
+            parts = post_processor.get("processors", [post_processor])
+            stored = {token for part in parts for token in part.get("special_tokens", {})}
             for name in ("bos", "eos"):
                 kwargs.setdefault(f"add_{name}_token", str(kwargs.get(f"{name}_token")) in stored)
         return kwargs
@@ -218,6 +344,45 @@ def _texts(columns: Iterable[Iterable[str]]) -> Iterator[str]:
             if not isinstance(text, str):
                 raise TypeError(f"columns[{number}], row {row} is {type(text).__name__}, not text: {text!r}")
             empty = empty and not text.strip()
-            yield text
+            yield _without_surrogates(text) if SURROGATE.search(text) else text
     if empty:
         raise ValueError("the tokenizer needs text to train on: all columns are empty")
+
+
+def _decoder(mask: str | None = None) -> decoders.Decoder:
+    """Pieces to text, without the space that encoding adds; the mask includes the space before it."""
+    parts = [decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)]
+    if mask is not None:  # the piece has the space since tokenizers 0.23
+        parts.insert(0, decoders.Replace(Regex(f"^ ?{re.escape(mask)}$"), f" {mask}"))
+    return decoders.Sequence(parts)
+
+
+def _empty_batch(batch: BatchEncoding, return_tensors: Any) -> BatchEncoding:
+    """A batch of no texts, with the columns of this batch."""
+    nothing: Any = [] if return_tensors is None else np.zeros((0, 0), dtype=np.int64)
+    return BatchEncoding(dict.fromkeys(batch, nothing), encoding=[], tensor_type=return_tensors)
+
+
+def _without_surrogates(texts: Any) -> Any:
+    """The text, or the texts of nested lists, with U+FFFD for each half of a surrogate pair."""
+    if isinstance(texts, str):
+        return texts.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(texts, list | tuple):
+        return type(texts)(map(_without_surrogates, texts))
+    return texts
+
+
+def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    """Returns the tokens of any tokenizer as text; a part of a character as `\\xc3`."""
+    texts = []
+    for id in map(int, ids):
+        piece = str(tokenizer.convert_ids_to_tokens(id))
+        text = str(tokenizer.decode([id]))
+        if (
+            piece
+            and all(character in BYTES for character in piece)
+            and (INCOMPLETE in text or piece[0] == SPACE)
+        ):
+            text = bytes(BYTES[character] for character in piece).decode(errors="backslashreplace")
+        texts.append(text)
+    return texts

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
-from tokenizers import AddedToken, decoders
+from tokenizers import decoders
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..epoch import Epoch
@@ -173,9 +173,7 @@ def for_language_modeling(tokenizer: PreTrainedTokenizerBase, objective: str) ->
         if objective == "causal":
             tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
         else:
-            # normalized=True finds it with the space before it, which belongs to the masked word.
-            tokenizer.add_special_tokens({"mask_token": AddedToken(MASK, normalized=True, special=True)})
-            tokenizer.split_special_tokens = False
+            tokenizer.add_special_tokens({"mask_token": MASK})
     if _end(tokenizer) is None:
         raise InputError("the tokenizer has no end token (eos_token or sep_token)")
     if objective == "masked" and tokenizer.mask_token_id is None:

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ..extras import extra
+from ..tokenization_vanilla_transformer import readable_tokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def plot_attention(
@@ -107,12 +104,6 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
-    """Each piece as readable text; a part of a character as its bytes, such as `\\xc3`."""
-    texts = []
-    for piece, token in zip(tokenizer.convert_ids_to_tokens(ids.tolist()), ids.tolist()):
-        text = str(tokenizer.decode([token]))
-        if INCOMPLETE in text and all(character in BYTES for character in piece):
-            text = bytes(BYTES[character] for character in piece).decode(errors="backslashreplace")
-        # matplotlib reads text between two $ as a formula
-        texts.append((text.strip() or "␣").replace("$", r"\$"))
-    return texts
+    """Each piece as readable text, without the space before it."""
+    # matplotlib reads text between two $ as a formula
+    return [(text.strip() or "␣").replace("$", r"\$") for text in readable_tokens(tokenizer, ids.tolist())]

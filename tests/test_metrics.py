@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from transformers import EvalPrediction
 
+from vanilla_transformer import VanillaTransformerTokenizer
 from vanilla_transformer.metrics import load_metric
+from vanilla_transformer.metrics.text import bleu_tokenizer
+from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments
+from vanilla_transformer.tasks.settings import InputError
+from vanilla_transformer.tasks.text_scores import text_metrics
 
 GUESSES = ["The cat sat on the mat.", "hello there, my friend", "", "Ein Haus"]
 TRUTHS = ["The cat sat on a mat.", "Hello there, my friends", "nothing came", "Ein Haus"]
@@ -171,3 +177,34 @@ def test_processes_score_at_once_offline_and_write_nothing(tmp_path):
     runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [run.communicate()[0].strip() for run in runs] == ["1.0", "1.0"]
     assert not [file for file in tmp_path.rglob("*") if {"metrics", "evaluate"} & set(file.parts)]
+
+
+def test_the_target_language_chooses_sacrebleus_tokenizer(monkeypatch):
+    assert {bleu_tokenizer(code) for code in (None, "en", "de", "pt-BR", "my_language", "zulu")} >= {"13a"}
+    assert {bleu_tokenizer(code) for code in ("zh", "zh-CN", "zh_TW", "zho_Hans", "ZH")} == {"zh"}
+    assert {bleu_tokenizer(code) for code in ("th", "lo", "km", "my", "khm_Khmr")} == {"char"}
+    for installed, names in ((None, ["char", "char"]), (object(), ["ja-mecab", "ko-mecab"])):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=installed: found)
+        assert [bleu_tokenizer(code) for code in ("ja", "kor_Hang")] == names
+
+
+@pytest.mark.parametrize(
+    ("keys", "tokenizer"),
+    [({"target_lang": "zh-TW"}, "zh"), ({"target_lang": "zh", "bleu_tokenize": "char"}, "char"),
+     ({"target_lang": "de"}, "13a"), ({"target_lang": "th"}, "char"),
+     ({"train_file": ["a.en", "b.zh.gz"]}, "zh"), ({"train_file": ["a.csv"], "target_lang": "xx"}, "13a")],
+)  # fmt: skip
+def test_the_recipe_scores_by_the_words_of_the_target_language(keys, tokenizer):
+    texts = ["我昨天在河边看见两只狗。", "ผมกินข้าวกับแม่ที่บ้าน"]
+    own = VanillaTransformerTokenizer.train([texts], 270, show_progress=False)
+    data = Seq2SeqArguments(**{"source_lang": "en", "train_file": ["a.en", "a.xx"], **keys})
+    ids = np.array(own(texts, padding=True)["input_ids"])
+    scores = text_metrics(data, own)(EvalPrediction(ids, ids))
+    assert f"tok:{tokenizer}|" in scores["bleu_signature"]
+    assert (scores["bleu"] == pytest.approx(100)) == (tokenizer != "13a")
+
+
+@pytest.mark.parametrize("name", ["13b", "ja-mecab", ""])
+def test_a_wrong_bleu_tokenizer_raises_before_training(name):
+    with pytest.raises(InputError, match="bleu_tokenize=.*13a, intl, char"):
+        Seq2SeqArguments(source_lang="en", target_lang="ja", train_file=["a.en", "a.ja"], bleu_tokenize=name)

@@ -56,7 +56,7 @@ def test_stems_and_other_scripts():
     assert (stemmed["rouge1"], plain["rouge1"]) == (pytest.approx(1), 0)
     assert "stem:porter" in stemmed["signature"] and "stem:no" in plain["signature"]
     greek = {"predictions": ["ένα δύο"], "references": ["ένα τρία"]}
-    assert load_metric("rouge").compute(**greek)["rouge1"] == 0
+    assert load_metric("rouge").compute(**greek)["rouge1"] == pytest.approx(1 / 2)
     metric = load_metric("rouge", tokenizer=str.split)
     assert metric.compute(**greek)["rouge1"] == pytest.approx(1 / 2)
     assert "words:split" in metric.compute(**greek)["signature"]
@@ -111,3 +111,29 @@ def test_bits_per_character_do_not_depend_on_the_tokens():
 def test_errors_say_what_was_wrong(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "score"),
+    [
+        ("Он читает новую книгу.", "Она читает книгу!", 2 * 2 / 7),
+        ("कमल पढ़ता है।", "कमल लिखता है।", 2 / 3),
+        ("我們喝茶", "我喝茶。", 2 * 3 / 7),
+        ("お茶を", "お茶", 4 / 5),
+        ("ผมกิน", "ผมกิน", 1),
+        ("Die Maler", "Die Müller", 1 / 2),
+        ("cafe\u0301 noir", "café noir", 1),
+        ("한국 사람", "한국 음식", 1 / 2),
+    ],
+)
+def test_words_of_other_scripts(prediction, reference, score):
+    got = load_metric("rouge").compute(predictions=[prediction], references=[reference])
+    assert got["rouge1"] == pytest.approx(score) and "words:unicode_words|stem:no" in got["signature"]
+
+
+def test_english_with_an_accent_now_and_then_keeps_its_words():
+    truth = ["The workers walked to a café, " + "and they were talking about the running costs again " * 10]
+    guess = ["The worker walks to a café, " + "and they talked about the running costs again " * 10]
+    got = load_metric("rouge").compute(predictions=guess, references=truth)
+    expected = RougeScorer(["rouge1"], use_stemmer=True).score(truth[0], guess[0])["rouge1"].fmeasure
+    assert got["rouge1"] == pytest.approx(expected) and "words:a-z0-9|stem:porter" in got["signature"]

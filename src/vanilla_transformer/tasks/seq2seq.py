@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
+from sacrebleu.metrics import BLEU
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..generation import paper_generation_config
@@ -77,9 +78,23 @@ class Seq2SeqArguments(TextArguments):
             "skipping pairs; for documents, whose first sentences matter most"
         },
     )
+    bleu_tokenize: str | None = field(
+        default=None,
+        metadata={
+            "help": "sacreBLEU's tokenizer, such as 13a, intl, zh or char; by default the one for target_lang"
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bleu_tokenize is not None:
+            try:
+                BLEU(tokenize=self.bleu_tokenize)
+            except (KeyError, RuntimeError) as error:  # unknown, or it needs a package that is not installed
+                known = ", ".join(BLEU.TOKENIZERS)
+                raise InputError(
+                    f"bleu_tokenize={self.bleu_tokenize!r} does not work here: use one of {known} ({error})"
+                ) from error
         files = {name: getattr(self, f"{name}_file") for name in SPLITS}
         for side in ("source", "target"):
             is_text = all(reader_of(path) is None for name in SPLITS for path in files[name] or ())

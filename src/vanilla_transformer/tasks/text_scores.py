@@ -11,7 +11,9 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from ..losses import IGNORE_INDEX
 from ..metrics import load_metric
+from ..metrics.text import bleu_tokenizer
 from .seq2seq import Seq2SeqArguments
+from .sources import reader_of
 
 # Task -> the file of the model's outputs, and the key of an output in that file.
 OUTPUTS = {
@@ -28,11 +30,24 @@ def text_metrics(
     """Return `translation_metrics` or `summarization_metrics`, whichever belongs to the task."""
     if data.task == "summarization":
         return summarization_metrics(tokenizer, references)
-    return translation_metrics(tokenizer, references, data.lowercase)
+    tokenize = data.bleu_tokenize or bleu_tokenizer(data.target_lang or _suffix_of_target(data))
+    return translation_metrics(tokenizer, references, data.lowercase, tokenize)
+
+
+def _suffix_of_target(data: Seq2SeqArguments) -> str | None:
+    """Return "zh" for the text files `test.en test.zh`, or None."""
+    for files in (data.test_file, data.validation_file, data.train_file):
+        if files and reader_of(files[-1]) is None:
+            suffixes = [suffix for suffix in Path(files[-1]).suffixes if suffix not in (".gz", ".txt")]
+            return suffixes[-1][1:] if suffixes else None
+    return None
 
 
 def translation_metrics(
-    tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None, lowercase: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    references: Sequence[str] | None = None,
+    lowercase: bool = False,
+    tokenize: str = "13a",
 ) -> ComputeMetrics:
     """Return a `compute_metrics` that scores generated token ids by BLEU and chrF, each with its signature.
 
@@ -40,9 +55,10 @@ def translation_metrics(
         references: the target texts in the order of the evaluation set. Without them the labels are decoded:
             those texts are the same only if the tokenizer is lossless and no target was cut.
         lowercase: ignore case. The signatures show it.
+        tokenize: sacreBLEU's tokenizer, such as `bleu_tokenizer("zh")`. The signature of BLEU shows it.
     """
     loaded = {
-        "bleu": load_metric("sacrebleu", lowercase=lowercase),
+        "bleu": load_metric("sacrebleu", lowercase=lowercase, tokenize=tokenize),
         "chrf": load_metric("chrf", lowercase=lowercase),
     }
 
@@ -57,9 +73,9 @@ def translation_metrics(
 def summarization_metrics(
     tokenizer: PreTrainedTokenizerBase, references: Sequence[str] | None = None
 ) -> ComputeMetrics:
-    """Return a `compute_metrics` that scores by ROUGE-1, -2, -L and -Lsum of stemmed words, from 0 to 100.
+    """Return a `compute_metrics` that scores by ROUGE-1, -2, -L and -Lsum, from 0 to 100.
 
-    `references` are those of `translation_metrics`.
+    Words are stemmed if the references are English. `references` are those of `translation_metrics`.
     """
     rouge = load_metric("rouge")
 

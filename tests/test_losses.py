@@ -124,9 +124,9 @@ def test_the_masked_models_training_loss_scores_masked_positions_only(batch, wit
     if with_mask:
         masked["attention_mask"] = batch["attention_mask"]
     projected = []
-    model.lm_head.register_forward_hook(lambda *_: projected.append(1))
+    model.lm_head.register_forward_hook(lambda _, inputs, output: projected.append(len(inputs[0])))
     one = gradients(model, **masked, training_loss=TrainingLoss())
-    assert not projected  # no logits of all positions
+    assert projected == [int(scored.sum())]  # no logits of other positions
     assert_same_gradients(one, gradients(model, **masked))
 
 

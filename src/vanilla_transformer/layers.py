@@ -207,8 +207,11 @@ class EncoderLayer(GradientCheckpointingLayer):
         def attend_to_self(x: torch.Tensor) -> torch.Tensor:
             return self.self_attn(x, attention_mask=attention_mask, **kwargs)[0]
 
+        def feed_forward(x: torch.Tensor) -> torch.Tensor:
+            return self.feed_forward(x)  # accelerate would move a module that is an argument
+
         states = self.self_attn_add_norm(states, attend_to_self)
-        return self.feed_forward_add_norm(states, self.feed_forward)
+        return self.feed_forward_add_norm(states, feed_forward)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -247,7 +250,10 @@ class DecoderLayer(GradientCheckpointingLayer):
             positions = memory_position_vectors
             return self.cross_attn(x, memory, memory_mask, memory_position_vectors=positions, **kwargs)[0]
 
+        def feed_forward(x: torch.Tensor) -> torch.Tensor:
+            return self.feed_forward(x)
+
         states = self.self_attn_add_norm(states, attend_to_self)
         if self.has_cross_attention:
             states = self.cross_attn_add_norm(states, attend_to_memory)
-        return self.feed_forward_add_norm(states, self.feed_forward)
+        return self.feed_forward_add_norm(states, feed_forward)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 IGNORE_INDEX = -100  # the label of padding
@@ -105,6 +106,38 @@ def linear_cross_entropy(
             for chunk, target in chunks
         )
     return total / count_items(labels, num_items_in_batch, doubled=bool(r_drop))
+
+
+def is_plain_projection(module: nn.Module) -> bool:
+    """Whether the module does nothing but `states @ weight.T`: no adapter, hook, bias or parametrization."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.bias is None
+        and "forward" not in vars(module)  # accelerate wraps it
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+    )
+
+
+def projection_cross_entropy(
+    states: torch.Tensor,
+    project: nn.Module,
+    labels: torch.Tensor,
+    training_loss: TrainingLoss,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """`linear_cross_entropy` of a plain projection; any other one is called, so that its parts learn."""
+    if is_plain_projection(project):
+        return linear_cross_entropy(states, project.weight, labels, training_loss, num_items_in_batch)
+    real = labels != IGNORE_INDEX
+    states, labels = states[real], labels[real]
+    logits = project(states)
+    total = label_smoothed_cross_entropy(logits, labels, training_loss.smoothing, num_items_in_batch=1)
+    loss = total / count_items(labels, num_items_in_batch, doubled=bool(training_loss.r_drop))
+    if training_loss.r_drop:
+        loss = loss + training_loss.r_drop * r_drop_divergence(logits, labels, num_items_in_batch)
+    return loss
 
 
 def r_drop_divergence(

@@ -90,3 +90,10 @@ def test_an_invalid_configuration_raises(settings, message):
 def test_an_unknown_preset_lists_the_presets():
     with pytest.raises(ValueError, match="'huge'.*tiny, small, base, big"):
         VanillaTransformerConfig.from_preset("huge")
+
+
+@pytest.mark.parametrize("smoothing", ["0.0", "0.2"])
+def test_a_preset_of_label_smoothing_names_the_training_argument(smoothing):
+    with pytest.raises(ValueError, match=f"table3-base with --label_smoothing_factor {smoothing}"):
+        VanillaTransformerConfig.from_preset(f"table3-D-smoothing-{smoothing}")
+    assert not [name for name in PRESETS if "smoothing" in name]

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
+    ["presets"],
     ["configuration_vanilla_transformer", "epoch", "extras", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
@@ -32,7 +33,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # `save_pretrained` copies these files next to the weights, all into one folder.
-FLAT = [name for rank in ORDER[:7] for name in rank if (PACKAGE / f"{name}.py").exists()]
+FLAT = [name for rank in ORDER[:8] for name in rank if (PACKAGE / f"{name}.py").exists()]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
 

@@ -13,6 +13,7 @@ from tiny_models import (
     random_model,
     variants,
 )
+from tiny_translators import bart, marian, t5
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from transformers.cache_utils import EncoderDecoderCache, StaticCache
 
@@ -21,6 +22,7 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
     VanillaTransformerForMaskedLM,
+    VanillaTransformerForSequenceClassification,
     VanillaTransformerModel,
 )
 from vanilla_transformer.losses import TrainingLoss
@@ -284,3 +286,80 @@ def test_a_text_longer_than_the_learned_positions_raises():
         model(input_ids=torch.full((1, 9), 5), labels=torch.full((1, 3), 5))
     with pytest.raises(ValueError, match="9 tokens.*max_position_embeddings=8"):
         model.generate(torch.full((1, 3), 5), max_new_tokens=20, min_new_tokens=20)
+
+
+def padded_on_the_left(ids, attention_mask, pad=1):
+    left = torch.full_like(ids, pad), torch.zeros_like(attention_mask)
+    for row, mask in enumerate(attention_mask.bool()):
+        left[0][row, mask.flip(0)], left[1][row] = ids[row, mask], attention_mask[row].flip(0)
+    return left
+
+
+@variants
+@pytest.mark.parametrize("given", ["ids", "embeddings"])
+def test_left_padding_of_a_source_changes_nothing(batch, settings, given):
+    model = random_model(**settings)
+    ids, mask = padded_on_the_left(batch["input_ids"], batch["attention_mask"])
+    inputs = {"input_ids": ids}
+    if given == "embeddings":
+        inputs = {"inputs_embeds": model.model.encoder.embed_tokens(ids)}
+    loss, other = model(**batch), model(**inputs, attention_mask=mask, labels=batch["labels"])
+    torch.testing.assert_close(other.logits, loss.logits, atol=1e-5, rtol=1e-4)
+    options = {"num_beams": 3, "length_penalty_type": "gnmt", "max_new_tokens": 6}
+    right = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **options)
+    assert model.generate(ids, attention_mask=mask, **options).equal(right)
+    trained = model(**inputs, attention_mask=mask, labels=batch["labels"], training_loss=TrainingLoss())
+    torch.testing.assert_close(trained.loss, loss.loss, atol=1e-5, rtol=1e-4)
+
+
+def test_left_padding_of_a_target_changes_nothing(batch):
+    model = random_model()
+    targets = batch["labels"].masked_fill(batch["labels"] == -100, 1)
+    mask = (batch["labels"] != -100).long()
+    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    right = model(**source, decoder_input_ids=targets, decoder_attention_mask=mask).logits
+    targets, left = padded_on_the_left(targets, mask)
+    got = model(**source, decoder_input_ids=targets, decoder_attention_mask=left).logits
+    torch.testing.assert_close(got[left.bool()], right[mask.bool()], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class_token"])
+@pytest.mark.parametrize("pair_rows", [0, 40])
+def test_left_padding_changes_no_class(batch, pooling, pair_rows):
+    config = random_model().config.to_dict() | {"pooling": pooling, "pair_rows": pair_rows}
+    model = VanillaTransformerForSequenceClassification(VanillaTransformerConfig(**config)).eval()
+    for weights in model.parameters():
+        torch.nn.init.normal_(weights)
+    ids, mask = padded_on_the_left(batch["input_ids"], batch["attention_mask"])
+    expected = model(batch["input_ids"], batch["attention_mask"]).logits
+    torch.testing.assert_close(model(ids, mask).logits, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_masked_word_moves_no_other(batch):
+    model = random_model()
+    mask = batch["attention_mask"].clone()
+    mask[:, 1] = 0
+    positions = model.model.encoder(batch["input_ids"], mask).last_hidden_state
+    ids = batch["input_ids"].clone()
+    ids[:, 1] = 9
+    torch.testing.assert_close(model.model.encoder(ids, mask).last_hidden_state[:, 2:], positions[:, 2:])
+    loss = model.model.encoder(batch["input_ids"][:, 2:], mask[:, 2:]).last_hidden_state
+    assert not torch.allclose(loss[0, 0], positions[0, 2], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("saved", "head"),
+    [
+        (marian, VanillaTransformerForConditionalGeneration),
+        (t5, VanillaTransformerForCausalLM),
+        (bart, VanillaTransformerForSequenceClassification),
+        (bart, VanillaTransformerForMaskedLM),
+        (marian, VanillaTransformerModel),
+    ],
+)
+def test_a_folder_of_another_model_raises_and_names_its_type(tmp_path, saved, head):
+    model, _ = saved()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"'{model.config.model_type}'.*AutoModelForSeq2SeqLM"):
+        head.from_pretrained(tmp_path)
+    assert type(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)) is type(model)

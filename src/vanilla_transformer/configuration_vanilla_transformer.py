@@ -1,105 +1,14 @@
 """Configurations: one base for all layers, and one each for text, images and detection; presets by name."""
 
 import copy
+import re
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# Sizes of "Attention Is All You Need" and the rows of its Table 3, without what equals the base model.
-# The paper's parameter counts imply about 41,000 shared words for the base-sized rows and 36,200 for "big".
-# The rows D with label smoothing 0.0 and 0.2 have no preset: they train "table3-base" with another
-# label_smoothing_factor. The 256 positions of row E are ours: the paper gives no number.
-PRESETS: dict[str, dict] = {
-    "tiny": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
-        "encoder_layers": 4,
-        "decoder_layers": 4,
-    },
-    "small": {"intermediate_size": 1024, "num_attention_heads": 4},
-    "base": {},
-    "big": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "dropout": 0.3},
-    "table3-base": {"vocab_size": 41000},
-    "table3-A-1-head": {"vocab_size": 41000, "num_attention_heads": 1},
-    "table3-A-4-heads": {"vocab_size": 41000, "num_attention_heads": 4},
-    "table3-A-16-heads": {"vocab_size": 41000, "num_attention_heads": 16},
-    "table3-A-32-heads": {"vocab_size": 41000, "num_attention_heads": 32},
-    "table3-B-head-dim-16": {"vocab_size": 41000, "head_dim": 16},
-    "table3-B-head-dim-32": {"vocab_size": 41000, "head_dim": 32},
-    "table3-C-2-layers": {"vocab_size": 41000, "encoder_layers": 2, "decoder_layers": 2},
-    "table3-C-4-layers": {"vocab_size": 41000, "encoder_layers": 4, "decoder_layers": 4},
-    "table3-C-8-layers": {"vocab_size": 41000, "encoder_layers": 8, "decoder_layers": 8},
-    "table3-C-hidden-256": {"vocab_size": 41000, "hidden_size": 256},
-    "table3-C-hidden-1024": {"vocab_size": 41000, "hidden_size": 1024},
-    "table3-C-intermediate-1024": {"vocab_size": 41000, "intermediate_size": 1024},
-    "table3-C-intermediate-4096": {"vocab_size": 41000, "intermediate_size": 4096},
-    "table3-D-dropout-0.0": {"vocab_size": 41000, "dropout": 0.0},
-    "table3-D-dropout-0.2": {"vocab_size": 41000, "dropout": 0.2},
-    "table3-E-learned-positions": {
-        "vocab_size": 41000,
-        "position_embedding_type": "learned",
-        "max_position_embeddings": 256,
-    },
-    "table3-big": {
-        "vocab_size": 36200,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "dropout": 0.3,
-    },
-}
-
-# Sizes of Dosovitskiy et al. 2021, table 1; "small" is from the DeiT paper, and "vit-lite-7-4", for images of
-# 32 pixels, from Hassani et al. 2021.
-VISION_PRESETS: dict[str, dict] = {
-    "tiny": {
-        "image_size": 32,
-        "patch_size": 4,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "encoder_layers": 3,
-    },
-    "vit-lite-7-4": {
-        "image_size": 32,
-        "patch_size": 4,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "encoder_layers": 7,
-    },
-    "small": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6},
-    "base": {},
-    "large": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "encoder_layers": 24,
-    },
-}
-
-DETECTION_PRESETS: dict[str, dict] = {
-    "tiny": {
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_attention_heads": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "num_queries": 30,
-    },
-    "small": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "num_queries": 60,
-    },
-    "base": {},
-}
+from .presets import DETECTION_PRESETS, PRESETS, VISION_PRESETS
 
 
 class LayersConfig(PreTrainedConfig):
@@ -173,8 +82,25 @@ class LayersConfig(PreTrainedConfig):
     def from_preset(cls, name: str, **overrides: Any) -> Self:
         """The configuration of this name in `presets`, with overrides; ValueError for an unknown name."""
         if name not in cls.presets:
+            if smoothing := re.fullmatch(r"table3-D-smoothing-([\d.]+)", name):
+                raise ValueError(
+                    f"there is no preset {name!r}: smoothing belongs to the training. "
+                    f"Use the preset table3-base with --label_smoothing_factor {smoothing[1]}"
+                )
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
         return cls(**{**cls.presets[name], **overrides})
+
+    @classmethod
+    def get_config_dict(cls, name: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The entries of a config.json; raises ValueError if it is that of another kind of model."""
+        entries, kwargs = super().get_config_dict(name, **kwargs)
+        found = entries.get("model_type", cls.model_type)
+        if cls.model_type and found != cls.model_type:
+            raise ValueError(
+                f"{name} has a model of type {found!r}, but {cls.__name__} reads {cls.model_type!r}: "
+                "its weights would not fit. Load it with an Auto class, such as AutoModelForSeq2SeqLM"
+            )
+        return entries, kwargs
 
     @property
     def num_hidden_layers(self) -> int:

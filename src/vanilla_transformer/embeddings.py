@@ -37,10 +37,17 @@ class TokenEmbedding(nn.Embedding):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sinusoids to `(batch, length, width)` vectors, at any position; it has no weights."""
+    """Adds sinusoids to `(batch, length, width)` vectors, at any position; it has no weights.
+
+    `end` is one past the last of `positions`, if the caller knows it without waiting for the device.
+    """
 
     def forward(self, states: torch.Tensor, positions: torch.Tensor, end: int = 0) -> torch.Tensor:
-        return (states + sinusoids(positions, states.shape[-1])).to(states.dtype)
+        width = states.shape[-1]
+        if 0 < end < positions.numel():  # rows share positions: each is computed once
+            table = sinusoids(torch.arange(end, device=positions.device), width)
+            return (states + F.embedding(positions, table)).to(states.dtype)
+        return (states + sinusoids(positions, width)).to(states.dtype)
 
 
 class LearnedPositions(nn.Embedding):
@@ -64,6 +71,20 @@ def position_embedding(config: VanillaTransformerConfig) -> SinusoidalPositions 
     if config.position_embedding_type == "learned":
         return LearnedPositions(config.max_position_embeddings, config.hidden_size)
     return SinusoidalPositions()
+
+
+def positions_of_tokens(
+    states: torch.Tensor, attention_mask: torch.Tensor | None, past_length: torch.Tensor | int = 0
+) -> torch.Tensor:
+    """The positions of the last tokens of each row: `(1, length)`, or `(batch, length)` with a mask.
+
+    Padding on the left moves no token. A masked token between others keeps its position.
+    """
+    positions = (torch.arange(states.shape[1], device=states.device) + past_length)[None]
+    if attention_mask is None or attention_mask.dim() != 2:
+        return positions
+    padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)  # (batch, 1), on the left
+    return (positions - padding).clamp(min=0)
 
 
 class PatchEmbedding(nn.Module):

@@ -18,9 +18,9 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .embeddings import TokenEmbedding, position_embedding
+from .embeddings import TokenEmbedding, position_embedding, positions_of_tokens
 from .generation import PaperGenerationMixin
-from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
+from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, projection_cross_entropy
 from .packing import NO_PACKING, Packing, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
@@ -68,8 +68,9 @@ class TextEncoder(Encoder):
     ) -> BaseModelOutput:
         """Ids `(batch, length)` or embeddings `(batch, length, width)` to vectors of the latter shape."""
         states = embed_inputs(self, input_ids, inputs_embeds)
-        positions = torch.arange(states.shape[1], device=states.device)
-        return super().forward(self.embed_positions(states, positions), attention_mask, **kwargs)
+        positions = positions_of_tokens(states, attention_mask)
+        states = self.embed_positions(states, positions, states.shape[1])
+        return super().forward(states, attention_mask, **kwargs)
 
 
 class TextDecoder(Decoder):
@@ -106,7 +107,7 @@ class TextDecoder(Decoder):
         # A static cache keeps its length in a tensor, which is not read here: that would wait for the device.
         end = past_length + states.shape[1] if isinstance(past_length, int) else 0
         if position_ids is None:
-            position_ids = (torch.arange(states.shape[1], device=states.device) + past_length)[None]
+            position_ids = positions_of_tokens(states, attention_mask, past_length)
         return super().forward(
             self.embed_positions(states, position_ids, end),
             attention_mask,
@@ -260,8 +261,9 @@ class LanguageModelHead:
         """
         if training_loss is not None:
             labels = packing.pack(require_labels(labels)[..., None]).flatten()  # (tokens,)
-            states, weight = states.flatten(0, 1), self.lm_head.weight
-            return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch), None
+            states = states.flatten(0, 1)
+            loss = projection_cross_entropy(states, self.lm_head, labels, training_loss, num_items_in_batch)
+            return loss, None
         logits = self.lm_head(kept_positions(states, logits_to_keep))
         if labels is None:
             return None, logits

@@ -91,7 +91,9 @@ class PairEmbedding(nn.Embedding):
         super().__init__(rows, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if attention_mask is not None:
+            input_ids = input_ids.masked_fill(attention_mask == 0, 0)  # padding makes no pair of its own
         before = F.pad(input_ids[:, :-1], (1, 0))
         rows = (before * 1_000_003 + input_ids * 7_919) % self.num_embeddings  # (batch, length)
         pairs = super().forward(rows) * math.sqrt(self.embedding_dim)
@@ -136,7 +138,7 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
             labels: `(batch,)` class ids; `(batch, labels)` of 0 and 1 for several classes per text; real
                 numbers for regression.
         """
-        states = embed_inputs(self.model.encoder, input_ids, inputs_embeds)
+        states, real = embed_inputs(self.model.encoder, input_ids, inputs_embeds), attention_mask
         if self.training and self.config.word_dropout:
             attention_mask = self._hide_words(states, attention_mask)
         if self.embed_pairs is not None:
@@ -144,7 +146,7 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
                 raise ValueError(
                     f"pair_rows={self.config.pair_rows} finds pairs by ids: pass input_ids, not inputs_embeds"
                 )
-            states = states + self.embed_pairs(input_ids)
+            states = states + self.embed_pairs(input_ids, real)
         outputs = self.model(attention_mask=attention_mask, inputs_embeds=states, **kwargs)
         text = self._pool(outputs.last_hidden_state, attention_mask)
         logits = self.classifier(self.dropout(text))
@@ -161,13 +163,14 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         if attention_mask is None:
             attention_mask = torch.ones_like(states[..., 0], dtype=torch.long)
         kept = torch.rand(attention_mask.shape, device=attention_mask.device) >= self.config.word_dropout
-        kept[:, 0] = True
+        kept |= attention_mask.cumsum(-1) <= 1  # up to the first real word
         return attention_mask * kept  # (batch, length)
 
     def _pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, length, width)` to `(batch, width)`: the first vector, or the mean over real tokens."""
         if self.config.pooling == "class_token":
-            return states[:, 0]
+            first = 0 if attention_mask is None else attention_mask.int().argmax(-1)  # after padding
+            return states[torch.arange(len(states), device=states.device), first]
         if attention_mask is None:
             return states.mean(1)
         real = attention_mask[..., None].to(states.dtype)

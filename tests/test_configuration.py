@@ -1,12 +1,22 @@
 """Configurations: the paper's sizes, the presets, and errors for invalid values."""
 
+import json
+
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from vanilla_transformer import (
     PRESETS,
     VanillaTransformerConfig,
+    VanillaTransformerDetectionConfig,
+    VanillaTransformerDetectionModel,
+    VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
+    VanillaTransformerForSequenceClassification,
+    VanillaTransformerModel,
+    VanillaTransformerVisionConfig,
+    VanillaTransformerVisionModel,
 )
 
 
@@ -97,3 +107,82 @@ def test_a_preset_of_label_smoothing_names_the_training_argument(smoothing):
     with pytest.raises(ValueError, match=f"table3-base with --label_smoothing_factor {smoothing}"):
         VanillaTransformerConfig.from_preset(f"table3-D-smoothing-{smoothing}")
     assert not [name for name in PRESETS if "smoothing" in name]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"id2label": "yes"},
+        {"id2label": [0, 1]},
+        {"id2label": {"first": "yes"}},
+        {"id2label": {0: ["yes"]}},
+        {"label2id": ["yes"]},
+        {"label2id": {"yes": "no"}},
+        {"num_labels": {}},
+        {"num_labels": -3},
+        {"num_labels": 10**10},
+        {"num_labels": 1.5},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": [8]},
+        {"hidden_size": None},
+        {"hidden_size": -512},
+        {"intermediate_size": 10**20},
+        {"encoder_layers": 10**7},
+        {"decoder_layers": "6"},
+        {"vocab_size": 10**40},
+        {"vocab_size": {"a": 1}},
+        {"layer_norm_eps": 0.0},
+        {"layer_norm_eps": float("nan")},
+        {"task_specific_params": "translation"},
+        {"task_specific_params": {"translation": 4}},
+        {"prefix": ["translate: "]},
+        {"dtype": "float31"},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_raises_an_error_that_names_the_field(settings, tmp_path):
+    (name,) = settings
+    with pytest.raises((ValueError, StrictDataclassError), match=name):
+        VanillaTransformerConfig(**settings)
+    VanillaTransformerConfig(num_labels=3).save_pretrained(tmp_path)
+    entries = json.loads((tmp_path / "config.json").read_text()) | settings
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    with pytest.raises((ValueError, StrictDataclassError), match=name):
+        VanillaTransformerConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "config", "field"),
+    [
+        (
+            VanillaTransformerForConditionalGeneration,
+            VanillaTransformerConfig(vocab_size=10**9),
+            "vocab_size",
+        ),
+        (VanillaTransformerForCausalLM, VanillaTransformerConfig(vocab_size=10**9), "vocab_size"),
+        (VanillaTransformerModel, VanillaTransformerConfig(intermediate_size=10**10), "intermediate_size"),
+        (
+            VanillaTransformerForSequenceClassification,
+            VanillaTransformerConfig(pair_rows=10**11),
+            "pair_rows",
+        ),
+        (VanillaTransformerModel, VanillaTransformerConfig(hidden_size=2**24), "hidden_size"),
+        (VanillaTransformerVisionModel, VanillaTransformerVisionConfig(image_size=2**24), "image_size"),
+        (
+            VanillaTransformerDetectionModel,
+            VanillaTransformerDetectionConfig(patch_size=2**20, stem="patches"),
+            "patch_size",
+        ),
+    ],
+    ids=str,
+)
+def test_a_model_that_no_memory_holds_is_not_built(head, config, field):
+    with pytest.raises(ValueError, match=rf"need [\d,]+ GB .*has [\d,]+ GB.*{field}"):
+        head(config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_estimate_of_memory_is_near_the_weights(preset):
+    config = VanillaTransformerConfig.from_preset(preset)
+    counted = sum(config.weight_counts().values())
+    assert counted == pytest.approx(1e6 * parameters_in_millions(preset), rel=0.02)

@@ -1,13 +1,16 @@
 """Configurations: one base for all layers, and one each for text, images and detection; presets by name."""
 
 import copy
+import math
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .config_checks import MOST_LAYERS, check_types, patch_weights, physical_memory, require_positive
 from .presets import DETECTION_PRESETS, PRESETS, VISION_PRESETS
 
 
@@ -63,6 +66,8 @@ class LayersConfig(PreTrainedConfig):
             )
         for synonym in self.attribute_map.keys() & kwargs.keys():  # before head_dim is computed from them
             setattr(self, synonym, kwargs.pop(synonym))
+        check_types(self, kwargs)
+        require_positive(self, "hidden_size", "num_attention_heads")
         if self.head_dim is None or self.value_dim is None:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
@@ -120,10 +125,38 @@ class LayersConfig(PreTrainedConfig):
             self, "hidden_size", "intermediate_size", "num_attention_heads", "head_dim", "value_dim"
         )
         for name in ("encoder_layers", "decoder_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) <= MOST_LAYERS:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to {MOST_LAYERS:,}")
         if self.encoder_layers + self.decoder_layers == 0:
             raise ValueError("encoder_layers=0 and decoder_layers=0 leave no model: set one of them")
+
+    def weight_counts(self) -> dict[str, int]:
+        """The number of weights of the largest matrices, about, by the fields that set their size."""
+        width, heads = self.hidden_size, self.num_attention_heads
+        attention = 2 * width * heads * (cast("int", self.head_dim) + cast("int", self.value_dim))
+        attentions = self.encoder_layers + self.decoder_layers * (2 if self.is_encoder_decoder else 1)
+        layers = self.encoder_layers + self.decoder_layers
+        return {
+            f"num_attention_heads={heads} and hidden_size={width}": attention * attentions,
+            f"intermediate_size={self.intermediate_size}": 2 * width * self.intermediate_size * layers,
+            f"num_labels={self.num_labels}": width * cast("int", self.num_labels),
+        }
+
+    def require_memory(self) -> None:
+        """Raises ValueError if the weights alone need more memory than this machine has.
+
+        `from_pretrained` builds models on the meta device, which needs none.
+        """
+        if torch.get_default_device().type != "cpu":
+            return
+        counts = self.weight_counts()
+        needed, memory = 4 * sum(counts.values()), physical_memory()
+        if needed > memory:
+            most = max(counts, key=lambda name: counts[name])
+            raise ValueError(
+                f"the weights of this model need {needed / 1e9:,.0f} GB in float32, but this machine has "
+                f"{memory / 1e9:,.0f} GB; most of them follow from {most}"
+            )
 
     def validate_activation(self) -> None:
         if self.activation not in ACT2FN:
@@ -133,11 +166,9 @@ class LayersConfig(PreTrainedConfig):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
 
-
-def require_positive(config: PreTrainedConfig, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
+    def validate_layer_norm_eps(self) -> None:
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"layer_norm_eps={self.layer_norm_eps} must be more than 0 and finite")
 
 
 @strict
@@ -204,6 +235,17 @@ class VanillaTransformerConfig(LayersConfig):
         config.is_encoder_decoder = False
         return config
 
+    def weight_counts(self) -> dict[str, int]:
+        width, stacks = self.hidden_size, bool(self.encoder_layers) + bool(self.decoder_layers)
+        matrices = 1 if self.tie_word_embeddings else stacks + 1
+        learned = self.position_embedding_type == "learned"
+        positions = f"max_position_embeddings={self.max_position_embeddings}"
+        return super().weight_counts() | {
+            f"vocab_size={self.vocab_size}": width * self.vocab_size * matrices,
+            positions: width * self.max_position_embeddings * stacks * learned,
+            f"pair_rows={self.pair_rows}": width * self.pair_rows,
+        }
+
     def validate_words(self) -> None:
         require_positive(self, "vocab_size", "max_position_embeddings")
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
@@ -258,6 +300,14 @@ class VanillaTransformerVisionConfig(LayersConfig):
     norm_position: Literal["post", "pre"] = "pre"
     activation: str = "gelu"
     layer_norm_eps: float = 1e-12
+
+    def weight_counts(self) -> dict[str, int]:
+        learned = self.position_embedding_type == "learned"
+        patches = (self.image_size // self.patch_size) ** 2
+        return super().weight_counts() | {
+            f"image_size={self.image_size}": self.hidden_size * patches * learned,
+            f"patch_size={self.patch_size}": patch_weights(self),
+        }
 
     def validate_image(self) -> None:
         require_positive(self, "image_size", "patch_size", "num_channels")
@@ -322,10 +372,13 @@ class VanillaTransformerDetectionConfig(LayersConfig):
     intermediate_size: int = 2048
     norm_position: Literal["post", "pre"] = "pre"
 
+    def weight_counts(self) -> dict[str, int]:
+        return super().weight_counts() | {f"patch_size={self.patch_size}": patch_weights(self)}
+
     def validate_image(self) -> None:
         require_positive(self, "num_channels", "patch_size", "num_queries")
-        if self.anchor_size <= 0:
-            raise ValueError(f"anchor_size={self.anchor_size} must be more than 0")
+        if not 0 < self.anchor_size < math.inf:
+            raise ValueError(f"anchor_size={self.anchor_size} must be more than 0 and finite")
         if self.stem == "convolutions" and self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size={self.patch_size} must be a power of 2 for stem='convolutions'")
         if self.hidden_size % 4:

@@ -109,6 +109,7 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
 
     def __init__(self, config: VanillaTransformerConfig):
         pairs = None
+        config.require_memory()
         if config.pair_rows:  # created before the encoder, as when the recipes' scores were measured
             pairs = PairEmbedding(config.pair_rows, config.hidden_size, config.dropout)
         super().__init__(config)

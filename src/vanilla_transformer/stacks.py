@@ -33,6 +33,10 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def __init__(self, config: LayersConfig, *args: Any, **kwargs: Any):
+        config.require_memory()
+        super().__init__(config, *args, **kwargs)
+
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the code with the weights: with `trust_remote_code=True` the folder loads as every head."""
         config_class = f"configuration_vanilla_transformer.{type(self.config).__name__}"

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from tiny_models import VOCABULARY, padded_batch, pair, random_model
+from tiny_models import (
+    VOCABULARY,
+    assert_same_gradients,
+    gradients,
+    padded_batch,
+    pair,
+    random_model,
+)
 
-from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerModel
-from vanilla_transformer.losses import TrainingLoss
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerForCausalLM,
+    VanillaTransformerModel,
+)
+from vanilla_transformer.losses import IGNORE_INDEX, TrainingLoss
 from vanilla_transformer.packing import Packing, up_to_last_label
 
 
@@ -75,3 +86,26 @@ def test_batch_normalised_rows_do_not_depend_on_each_other(batch):
         alone = pair(batch, row)
         length = alone["labels"].shape[1]
         torch.testing.assert_close(model(**alone).logits[0], logits[row, :length])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_unlabelled_tokens_between_labels_are_still_attended_to(batch, causal):
+    """Labels may have gaps, such as a prompt's words: packing skips only what follows the last label."""
+    model = random_model(dropout=0.0)
+    labels = batch["labels"].clone()
+    labels[:, 1], labels[1, 3:5] = IGNORE_INDEX, IGNORE_INDEX
+    inputs = batch | {"labels": labels}
+    if causal:
+        model = VanillaTransformerForCausalLM(model.config)
+        inputs = {"input_ids": batch["labels"].clamp(min=1), "labels": labels}
+    padded = gradients(model.train(), **inputs)
+    assert_same_gradients(padded, gradients(model, **inputs, training_loss=TrainingLoss()))
+
+
+def test_unlabelled_tokens_become_padding_in_the_decoders_input():
+    model = random_model()
+    labels = torch.tensor([[5, IGNORE_INDEX, 6, 2, IGNORE_INDEX]])
+    start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
+    shifted = model.prepare_decoder_input_ids_from_labels(labels)
+    assert shifted.tolist() == [[start, 5, pad, 6, 2]]
+    assert pad != model.config.eos_token_id

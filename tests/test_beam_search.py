@@ -72,3 +72,14 @@ def test_top_k_equals_that_of_torch(width):
     found, ids = top_k(values, 8)
     assert torch.equal(found, values.topk(min(8, width)).values)
     assert torch.equal(values.gather(1, ids), found)
+
+
+@pytest.mark.parametrize("drop_done", [True, False])
+def test_early_stopping_waits_until_as_many_hypotheses_as_beams_are_finished(drop_done):
+    torch.manual_seed(0)
+    log_probs = (2 * torch.randn(60, 12, 6, 6)).log_softmax(-1)
+    attention, limits = torch.ones(60, 12, 6, 1), torch.full((60,), 12)
+    search = search_markov_chains(
+        log_probs, attention, limits, drop_done, alpha=0.6, returned=3, stop_early=True
+    )
+    assert (search.ranks > float("-inf")).all()  # (60, 3)

@@ -374,3 +374,15 @@ def test_a_coverage_penalty_needs_attention_weights():
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
         model.generate(**batch, **GNMT, num_beams=4, coverage_penalty=0.2, max_extra_tokens=4)
+
+
+@pytest.mark.parametrize("settings", [{**GNMT, "num_beams": 3}, {"num_beams": 1}], ids=["beams", "greedy"])
+def test_an_output_is_never_longer_than_the_models_positions(settings):
+    model, batch = random_model(30, max_position_embeddings=12), padded_batch(30, [6, 4])
+    model.lm_head = torch.nn.Linear(16, 30)
+    with torch.no_grad():  # the end token is almost impossible, padding even more
+        model.lm_head.bias[END], model.lm_head.bias[PAD] = -50.0, -99.0
+    assert model.generate(**batch, **settings, max_extra_tokens=50).shape[1] == 12
+    model.generation_config.max_length = None
+    assert model.generate(**batch, **settings, max_extra_tokens=50).shape[1] == 12
+    assert model.generate(**batch, **settings, max_extra_tokens=2).shape[1] == 9

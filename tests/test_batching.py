@@ -349,3 +349,26 @@ def test_collator_takes_masks_tensors_and_multiples():
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [5, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 0, 1, 0], [1, 0, 0, 0]]
     assert "labels" not in batch
+
+
+def test_stream_is_shuffled_anew_in_every_epoch_even_if_its_source_is_not():
+    rows = [{"id": row, "input_ids": [5] * (1 + row % 7), "labels": [5]} for row in range(90)]
+    streams = [TokenBudgetIterable(rows, 40, 40, buffer_size=30, repeat=False) for _ in range(3)]
+    streams[2].set_epoch(1)
+    first, again, second = map(ids, streams)
+    assert first == again != second
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(90))
+
+
+def test_stream_passes_the_epoch_to_its_source():
+    class Source(list):
+        epochs: list[int] = []
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    source = Source([{"input_ids": [5], "labels": [5]}] * 4)
+    batches = iter(TokenBudgetIterable(source, 10, 10))
+    while len(source.epochs) < 3:
+        next(batches)
+    assert source.epochs == [0, 1, 2]

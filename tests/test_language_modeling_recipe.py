@@ -13,6 +13,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.tasks import InputError
+from vanilla_transformer.tasks.language_modeling import text_scores
 
 SMALL = {
     **{"max_train_samples": 300, "max_validation_samples": 5, "max_test_samples": 5, "vocab_size": 400},
@@ -151,3 +152,10 @@ def test_a_file_and_a_given_tokenizer(tmp_path):
             "--model.max_position_embeddings=16",
             "--eval_strategy=no",
         )
+
+
+def test_the_word_perplexity_of_a_bad_model_is_not_capped():
+    texts = Dataset.from_dict({"text": ["incomprehensibilities"]})
+    encoded = Dataset.from_dict({"labels": [[-100, *range(20), 2]]})
+    scores = text_scores({"test_loss": 7.0}, "test", texts, encoded)
+    assert scores["test_word_perplexity"] == pytest.approx(math.exp(7 * 21 / 2))  # the word and the end

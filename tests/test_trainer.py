@@ -257,3 +257,27 @@ def test_generated_translations_are_scored_with_signatures(tmp_path):
     trainer.compute_metrics = translation_metrics(Words(), references=targets[1:])
     with pytest.raises(ValueError, match="7 outputs but 6 references"):
         trainer.evaluate()
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "marian", "causal"])
+def test_the_loss_of_a_model_in_evaluation_is_not_smoothed(tmp_path, kind):
+    model, data = build(kind, dropout=0.3), lines(5) if kind == "causal" else pairs(5)
+    r_drop = 0.0 if kind == "marian" else 2.0
+    trainer = trainer_of(tmp_path, model, eval_dataset=data, label_smoothing_factor=0.4, r_drop=r_drop)
+    batch = Seq2SeqCollator(1)(list(data))
+    with torch.no_grad():
+        loss = trainer.compute_loss(model.eval(), dict(batch))
+        logits, labels = model(**batch).logits, batch["labels"]
+    if kind == "causal":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_perplexity_of_a_bad_model_is_the_exponential_of_its_loss(tmp_path):
+    model = build()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(60)  # sure of the wrong words
+    metrics = trainer_of(tmp_path, model, eval_dataset=pairs(5)).evaluate()
+    assert 50 < metrics["eval_loss"] < 700
+    assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))

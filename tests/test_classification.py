@@ -382,3 +382,18 @@ def test_word_dropout_of_all_words_is_an_error():
         VanillaTransformerConfig(word_dropout=1.0)
     with pytest.raises(Exception, match="pair_rows=-1"):
         VanillaTransformerConfig(pair_rows=-1)
+
+
+@pytest.mark.parametrize("examples", [None, 12], ids=["alone", "accumulated"])
+def test_the_loss_with_r_drop_is_the_mean_of_two_passes_and_half_their_divergence(examples):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 2, 1, 1])
+    compute = classification_loss(smoothing=0.1, r_drop=3.0)
+    loss = compute({"logits": logits.requires_grad_()}, labels.repeat(2), examples)
+    first, second = logits.log_softmax(-1).chunk(2)
+    expected = 0.0
+    for p, q, label in zip(first, second, labels):
+        target = 0.9 * torch.eye(3)[label] + 0.1 / 3
+        expected -= (target * (p + q)).sum() / 2
+        expected += 3 / 4 * ((p.exp() - q.exp()) * (p - q)).sum()
+    torch.testing.assert_close(loss, expected / (examples or 4))

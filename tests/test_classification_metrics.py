@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
+from transformers import EvalPrediction
 
 from vanilla_transformer.metrics import load_metric
+from vanilla_transformer.tasks.labels import classification_metrics
 
 RANDOM = np.random.default_rng(0)
 TRUTHS = RANDOM.integers(0, 4, 60)
@@ -129,3 +131,23 @@ def test_balanced_accuracy_and_the_area_under_the_curve_are_those_of_their_defin
     found = load_metric("roc_auc").compute(predictions=scores, references=truth)
     assert found["roc_auc"] == pytest.approx(((higher + 1) / 2).mean())
     assert np.isnan(load_metric("roc_auc").compute(predictions=[0.5], references=[1])["roc_auc"])
+
+
+def test_each_score_of_the_recipes_has_the_average_of_its_name():
+    """On classes of uneven size, where no two averages are equal."""
+    truths, guesses = np.array([0] * 6 + [1] * 3 + [2]), np.array([0, 0, 0, 0, 1, 1, 1, 1, 0, 2])
+    given = EvalPrediction(predictions=np.eye(3)[guesses], label_ids=truths)
+    scores = classification_metrics(["a", "b", "c"])(given)
+    expected = {
+        f"{name}_{average}": getattr(sklearn_metrics, f"{name}_score")(
+            truths, guesses, average=average, zero_division=0
+        )
+        for name, average in (
+            ("precision", "macro"),
+            ("recall", "macro"),
+            ("f1", "macro"),
+            ("f1", "weighted"),
+        )
+    }
+    assert scores == pytest.approx(expected | {"accuracy": 0.7})
+    assert len({round(score, 3) for score in scores.values()}) == 5

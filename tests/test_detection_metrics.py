@@ -190,3 +190,12 @@ def test_more_than_100_boxes_of_an_image_count_if_asked_for():
         assert same[name] == pytest.approx(value), name
     with pytest.raises(ValueError, match="max_detections=50 must be at least 100"):
         load_metric("mean_average_precision", max_detections=50)
+
+
+def test_a_given_area_decides_the_size_of_an_object_and_not_its_box():
+    """COCO's areas are those of the outlines: a thin object in a medium box can be small."""
+    box = [0.0, 0.0, 50.0, 50.0]  # 2500 pixels; below 32² is small
+    scores = score([found(box)], [there(box, area=[500.0])])
+    assert (scores["map_small"], scores["map_medium"]) == (pytest.approx(1), -1)
+    scores = score([found(box)], [there(box)])
+    assert (scores["map_small"], scores["map_medium"]) == (-1, pytest.approx(1))

@@ -317,3 +317,12 @@ def test_saved_beside_a_model_the_auto_class_finds_it(tmp_path):
     loaded = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(loaded) is VanillaTransformerImageProcessor
     assert loaded.to_dict() == saved.to_dict()
+
+
+def test_resizing_is_bicubic_unless_another_filter_is_given():
+    size = {"height": 16, "width": 24}
+    theirs = ViTImageProcessorPil(size=size, resample=Image.Resampling.BICUBIC)(
+        picture(), return_tensors="np"
+    )
+    ours = VanillaTransformerImageProcessor(size=size)(picture(), return_tensors="np")
+    assert np.allclose(ours["pixel_values"], theirs["pixel_values"], atol=1e-5)

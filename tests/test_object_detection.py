@@ -384,3 +384,30 @@ def test_two_processes_score_each_image_once(tmp_path):
     for split, images in (("validation", 5), ("test", 3)):
         lines = (tmp_path / f"detections_{split}.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["image_id"] for line in lines) == list(range(images))
+
+
+def test_boxes_of_a_turned_photograph_are_checked_by_the_upright_size(tmp_path):
+    """EXIF turns the stored 60 x 40 pixels to 40 x 60: the box lies below the stored image."""
+    boxes = [{"image_id": 10, "category_id": 7, "bbox": [5, 42, 30, 15]}]
+    boxes += [{"image_id": 10, "category_id": 7, "bbox": [45, 5, 10, 10]}]  # right of the upright image
+    path = coco_json(tmp_path, boxes, images=1)
+    image = photo()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "0.jpg", exif=exif)
+    splits, _ = load_splits(DetectionArguments(train_file=[path]))
+    image, annotation = splits["train"][0]
+    assert image.size == (40, 60) and annotation["size"] == (60, 40)
+    assert [item["bbox"] for item in annotation["annotations"]] == [[5, 42, 30, 15]]
+
+
+def test_the_areas_of_annotations_decide_the_sizes_of_objects(tmp_path):
+    boxes = [{"image_id": 10, "category_id": 7, "bbox": [5, 0, 40, 40], "area": 500}]  # below 32²: small
+    splits, names = load_splits(DetectionArguments(train_file=[coco_json(tmp_path, boxes, images=1)]))
+    annotations = splits["train"].annotations
+    assert annotations[0]["annotations"][0]["area"] == 500
+    outputs = torch.tensor([[[-9.0, 9.0]]]), torch.tensor([[[25 / 60, 0.5, 40 / 60, 1.0]]])
+    prediction = SimpleNamespace(predictions=outputs, label_ids=torch.tensor([0]))
+    processor = VanillaTransformerImageProcessor()
+    scores = detection_metrics(processor, annotations, names)(prediction, compute_result=True)
+    assert (scores["map_small"], scores["map_medium"]) == (pytest.approx(1), -1)

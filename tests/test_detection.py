@@ -245,3 +245,12 @@ def test_the_model_learns_to_find_squares():
 def test_wrong_settings_raise(settings, message):
     with pytest.raises(Exception, match=message):
         VanillaTransformerDetectionConfig(**SIZES | settings)
+
+
+def test_the_decoders_loss_sends_no_gradient_into_the_boxes_that_its_queries_start_from():
+    """Reference boxes are detached (Zhu et al. 2021, section 4.2): only their own loss trains proposals."""
+    model = random_model().train()
+    outputs = model(torch.randn(2, 3, 64, 64))
+    (outputs.pred_boxes.sum() + outputs.logits.sum()).backward()
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.model.proposals.parameters())
+    assert all(weight.grad is not None for weight in model.model.encoder.parameters())

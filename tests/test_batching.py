@@ -368,7 +368,5 @@ def test_stream_passes_the_epoch_to_its_source():
             self.epochs.append(epoch)
 
     source = Source([{"input_ids": [5], "labels": [5]}] * 4)
-    batches = iter(TokenBudgetIterable(source, 10, 10))
-    while len(source.epochs) < 3:
-        next(batches)
-    assert source.epochs == [0, 1, 2]
+    batches = list(islice(TokenBudgetIterable(source, 10, 10), 9))
+    assert len(batches) == 9 and source.epochs[:3] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Metrics for `evaluate` that need no network: of texts, tokens, classes and boxes."""
+"""Metrics for `evaluate` that need no network: of texts, tokens, classes, entities and boxes."""
 
 import difflib
 import importlib
@@ -24,6 +24,7 @@ NAMES = {
     "balanced_accuracy": ("classification", "BalancedAccuracy"),
     "roc_auc": ("classification", "RocAuc"),
     "confusion_matrix": ("classification", "ConfusionMatrix"),
+    "seqeval": ("entities", "SeqEval"),
     "mean_average_precision": ("detection", "MeanAveragePrecision"),
 }
 MODULES = {class_name: module for module, class_name in NAMES.values()}

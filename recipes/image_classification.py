@@ -28,29 +28,31 @@ def main(model_settings, data, changes, args):
 
     # Data
     with args.main_process_first(desc="reading the data"):
-        splits = image_classification.load_splits(data, args.seed)
-    names = splits["train"].features["label"].names
+        splits = image_classification.load_splits(data, args.seed, tasks.trained_labels(args))
+    names = next(iter(splits.values())).features["label"].names
     change = augmentation.Augmentation(changes, args.seed)
-    if data.streaming:
+    train = None
+    if data.streaming and args.do_train:
         shuffled = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
         train = image_classification.ImageStream(shuffled, change)
-    else:
+    elif args.do_train:
         train = image_classification.LabelledImages(splits["train"], change, data.keep_decoded)
     held_out = {
         name: image_classification.LabelledImages(rows) for name, rows in splits.items() if name != "train"
     }
 
     # Model
+    trained = None if args.do_train else args.output_dir
     model = images.get_model(
-        AutoModelForImageClassification, VanillaTransformerVisionConfig, model_settings, names
+        AutoModelForImageClassification, VanillaTransformerVisionConfig, model_settings, names, trained
     )
     size = {"height": model.config.image_size, "width": model.config.image_size}
-    processor = VanillaTransformerImageProcessor(size=size)
+    processor = images.trained_processor(trained) if trained else VanillaTransformerImageProcessor(size=size)
 
     # Train
     mix = augmentation.Mix(changes, args.seed, len(names)) if changes.mixup or changes.cutmix else None
     weights = None
-    if data.balance_classes:
+    if data.balance_classes and args.do_train:
         weights = labels.class_weights(np.bincount(train.labels, minlength=len(names)))
     trainer = VanillaTransformerTrainer(
         model=model,
@@ -62,30 +64,30 @@ def main(model_settings, data, changes, args):
         compute_loss_func=labels.classification_loss(weights, args.label_smoothing_factor, args.r_drop),
         compute_metrics=labels.classification_metrics(names),
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    metrics_of_training = tasks.train(trainer, data, checkpoint)
 
     # Score
+    place = tasks.place_results(args, data)
     scores = {}
     for name, dataset in held_out.items():
         scored = tasks.predict(trainer, dataset, name)
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():  # the files of the last split remain
             report = labels.class_report(scored.predictions, scored.label_ids, names)
-            labels.write_class_report(report, args.output_dir)
+            labels.write_class_report(report, place.folder)
             predicted = labels.predicted_labels(scored.label_ids, scored.predictions, names)
-            labels.write_predictions(predicted, args.output_dir)
+            labels.write_predictions(predicted, place.folder)
 
     # Card
-    count = "a stream of" if data.streaming else f"{len(train):,}"
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task="image-classification",
-        data=f"{data.described()}, {count} images of the classes {', '.join(names[:20])}",
+        data=tasks.described(data, {"train": train}, f"images of the classes {', '.join(names[:20])}"),
         scores=scores,
         model_settings=model_settings,
-        facts=trained.metrics,
+        facts=metrics_of_training,
     )
 
 

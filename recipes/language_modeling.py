@@ -18,6 +18,7 @@ from vanilla_transformer.training import (
 SETTINGS = (
     VanillaTransformerConfig,
     language_modeling.LanguageModelingArguments,
+    tasks.StartArguments,
     VanillaTransformerTrainingArguments,
 )
 
@@ -29,41 +30,39 @@ OBJECTIVES = {
 }
 
 
-def main(model_settings, data, args):
+def main(model_settings, data, start, args):
     checkpoint = tasks.prepare_output_dir(args)
     auto_class, pipeline_task, absent = OBJECTIVES[data.objective]
 
     # Data
     with args.main_process_first(desc="reading the data"):
         splits = language_modeling.load_texts(data)
-        tokenizer = tasks.get_tokenizer(data, splits["train"], ["text"], args, checkpoint, data.block_size)
+        stored, columns = checkpoint or start.pretrained, ["text"]
+        tokenizer = tasks.get_tokenizer(data, splits.get("train"), columns, args, stored, data.block_size)
         tokenizer = language_modeling.for_language_modeling(tokenizer, data.objective)
 
     # Model
-    sizes = {"preset": "base", **model_settings, **absent}
-    if data.objective == "causal":  # it writes no longer texts than it was trained on
+    sizes = model_settings if start.pretrained else {"preset": "base", **model_settings, **absent}
+    if data.objective == "causal" and not start.pretrained:  # its longest text is a block
         sizes.setdefault("max_position_embeddings", data.block_size)
-    model = tasks.get_model(auto_class, sizes, tokenizer)
+    model = tasks.get_model(auto_class, sizes, tokenizer, start.pretrained)
     language_modeling.check_block_size(data, model.config)
     with args.main_process_first(desc="encoding the data"):
         encoded = language_modeling.encode_texts(splits, tokenizer, data, args.seed)
-        if data.streaming:  # shuffles blocks, after neighbouring documents were joined
-            encoded["train"] = encoded["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
 
     # Train
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
-        train_dataset=encoded["train"],
+        train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation"),
         data_collator=Seq2SeqCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    trained = tasks.train(trainer, data, checkpoint)
 
     # Score
+    place = tasks.place_results(args, data)
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         scores[name] = trainer.evaluate(encoded[name], metric_key_prefix=name)
@@ -73,11 +72,13 @@ def main(model_settings, data, args):
     # Card
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task=pipeline_task,
-        data=data.described() + ("" if data.streaming else f", {len(splits['train']):,} documents"),
+        data=tasks.described(data, splits, "documents"),
         scores=scores,
-        model_settings=model_settings,
-        facts={"vocabulary": len(tokenizer), **trained.metrics},
+        model_settings={"pretrained": start.pretrained, **model_settings},
+        facts={"vocabulary": len(tokenizer), **trained},
     )
 
 

@@ -24,23 +24,23 @@ DEFAULTS = {
     "label_names": ["image_ids"],  # what the metric gets beside the predictions
     "remove_unused_columns": False,  # the collator needs the annotations
 }
+UNUSED = ("r_drop", "label_smoothing_factor", "streaming")
 
 
 def main(model_settings, data, changes, args):
-    if args.r_drop:
-        raise tasks.InputError("r_drop does not apply to object detection: remove it")
     checkpoint = tasks.prepare_output_dir(args)
 
     # Data
     with args.main_process_first(desc="reading the data"):
-        splits, names = object_detection.load_splits(data, changes, args.seed)
+        splits, names = object_detection.load_splits(data, changes, args.seed, tasks.trained_labels(args))
     validation = splits.get("validation")
 
     # Model
+    trained = None if args.do_train else args.output_dir
     model = images.get_model(
-        AutoModelForObjectDetection, VanillaTransformerDetectionConfig, model_settings, names
+        AutoModelForObjectDetection, VanillaTransformerDetectionConfig, model_settings, names, trained
     )
-    processor = object_detection.get_image_processor(data)
+    processor = images.trained_processor(trained) if trained else object_detection.get_image_processor(data)
     object_detection.warn_crowded(splits, model.config.num_queries)
 
     # Train
@@ -50,33 +50,34 @@ def main(model_settings, data, changes, args):
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
-        train_dataset=splits["train"],
+        train_dataset=splits.get("train"),
         eval_dataset=validation,
         data_collator=object_detection.DetectionCollator(processor),
         processing_class=processor,
         compute_metrics=metrics,
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    metrics_of_training = tasks.train(trainer, data, checkpoint)
 
     # Score
+    place = tasks.place_results(args, data)
     scores = {}
     for name in [name for name in ("validation", "test") if name in splits]:
-        path = Path(args.output_dir, f"detections_{name}.jsonl") if trainer.is_world_process_zero() else None
+        path = Path(place.folder, f"detections_{name}.jsonl") if trainer.is_world_process_zero() else None
         metrics = object_detection.detection_metrics(processor, splits[name].annotations, names, path)
         scores[name] = tasks.predict(trainer, splits[name], name, metrics).metrics
 
     # Card
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task="object-detection",
-        data=f"{data.described()}, {len(splits['train']):,} images with {', '.join(names[:20])}",
+        data=tasks.described(data, splits, f"images with {', '.join(names[:20])}"),
         scores=scores,
         model_settings=model_settings,
-        facts={"train_examples": len(splits["train"]), **trained.metrics},
+        facts=metrics_of_training,
     )
 
 
 if __name__ == "__main__":
-    tasks.run(main, SETTINGS, DEFAULTS)
+    tasks.run(main, SETTINGS, DEFAULTS, UNUSED)

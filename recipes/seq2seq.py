@@ -30,15 +30,16 @@ def main(model_settings, data, start, decoding, args):
     # Data
     with args.main_process_first(desc="reading the data"):
         splits = seq2seq.load_splits(data)
-        if data.streaming:  # a stream may hold its sources one after the other
-            splits["train"] = splits["train"].shuffle(seed=args.seed, buffer_size=args.stream_buffer_size)
-        stored, columns = checkpoint or start.pretrained, ["source", "target"]
-        tokenizer = tasks.get_tokenizer(data, splits["train"], columns, args, stored, data.max_source_length)
+        train, columns = splits.get("train"), ["source", "target"]
+        stored = checkpoint or start.pretrained
+        tokenizer = tasks.get_tokenizer(data, train, columns, args, stored, data.max_source_length)
 
     # Model
     begins = {"decoder_start_token_id": tokenizer.bos_token_id}
     model = tasks.get_model(AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, **begins)
-    model.generation_config = seq2seq.generation_config(model.config, data, decoding)
+    model.generation_config = seq2seq.generation_config(model, data, decoding, trained=not args.do_train)
+    if not args.do_train:
+        seq2seq.score_as_trained(data, model, tokenizer.model_max_length)
     if data.truncate_source:  # the pipeline then cuts texts as training did
         model.config.task_specific_params = {data.task: {"truncation": True}}
     with args.main_process_first(desc="encoding the data"):
@@ -48,35 +49,35 @@ def main(model_settings, data, start, decoding, args):
     trainer = VanillaTransformerSeq2SeqTrainer(
         model=model,
         args=args,
-        train_dataset=encoded["train"],
+        train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation"),
         data_collator=Seq2SeqCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
         compute_metrics=text_scores.text_metrics(data, tokenizer) if args.predict_with_generate else None,
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    trained = tasks.train(trainer, data, checkpoint)
 
     # Score
+    place = tasks.place_results(args, data)
     scores = {}
     for name in [name for name in ("test", "validation") if name in encoded][:1]:
         metrics = text_scores.text_metrics(data, tokenizer, references=encoded[name]["target"])
-        scored = tasks.predict(trainer, encoded[name], name, metrics, num_beams=decoding.num_beams)
+        beams = model.generation_config.num_beams
+        scored = tasks.predict(trainer, encoded[name], name, metrics, num_beams=beams)
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():
-            text_scores.write_outputs(
-                encoded[name], scored.predictions, tokenizer, args.output_dir, data.task
-            )
+            text_scores.write_outputs(encoded[name], scored.predictions, tokenizer, place.folder, data.task)
 
     # Card
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task=data.task,
-        data=data.described() + ("" if data.streaming else f", {len(encoded['train']):,} pairs"),
+        data=tasks.described(data, encoded, "pairs"),
         scores=scores,
         model_settings={"pretrained": start.pretrained, **model_settings},
-        facts={"vocabulary": len(tokenizer), **trained.metrics},
+        facts={"vocabulary": len(tokenizer), **trained},
         languages=filter(None, (data.source_lang, data.target_lang)),
     )
 

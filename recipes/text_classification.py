@@ -25,10 +25,10 @@ def main(model_settings, data, start, args):
 
     # Data
     with args.main_process_first(desc="reading the data"):
-        splits = text_classification.load_splits(data, seed=args.seed)
-        names = splits["train"].features["label"].names
+        splits = text_classification.load_splits(data, args.seed, tasks.trained_labels(args))
+        names = next(iter(splits.values())).features["label"].names
         stored, columns = checkpoint or start.pretrained, data.text_column
-        tokenizer = tasks.get_tokenizer(data, splits["train"], columns, args, stored, data.max_length)
+        tokenizer = tasks.get_tokenizer(data, splits.get("train"), columns, args, stored, data.max_length)
 
     # Model
     sizes = model_settings if start.pretrained else {"decoder_layers": 0, **model_settings}
@@ -41,42 +41,44 @@ def main(model_settings, data, start, args):
         encoded = text_classification.encode_splits(splits, tokenizer, data, longest)
 
     # Train
-    counts = np.bincount(encoded["train"]["labels"], minlength=len(names))
-    weights = labels.class_weights(counts) if data.balance_classes else None
+    weights = None
+    if data.balance_classes and args.do_train:
+        weights = labels.class_weights(np.bincount(encoded["train"]["labels"], minlength=len(names)))
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
-        train_dataset=encoded["train"],
+        train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation"),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_loss_func=labels.classification_loss(weights, args.label_smoothing_factor, args.r_drop),
         compute_metrics=labels.classification_metrics(names),
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    trained = tasks.train(trainer, data, checkpoint)
 
     # Score
+    place = tasks.place_results(args, data)
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         scored = tasks.predict(trainer, encoded[name], name)
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():  # the files of the last split remain
             report = labels.class_report(scored.predictions, scored.label_ids, names)
-            labels.write_class_report(report, args.output_dir)
+            labels.write_class_report(report, place.folder)
             text_classification.report_predictions(
-                encoded[name], scored.predictions, data, names, args.output_dir
+                encoded[name], scored.predictions, data, names, place.folder
             )
 
     # Card
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task="text-classification",
-        data=f"{data.described()}, {len(encoded['train']):,} texts of the classes {', '.join(names[:20])}",
+        data=tasks.described(data, encoded, f"texts of the classes {', '.join(names[:20])}"),
         scores=scores,
         model_settings={"pretrained": start.pretrained, **model_settings},
-        facts={"vocabulary": len(tokenizer), "train_examples": len(encoded["train"]), **trained.metrics},
+        facts={"vocabulary": len(tokenizer), **trained},
     )
 
 

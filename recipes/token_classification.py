@@ -24,10 +24,10 @@ def main(model_settings, data, start, args):
 
     # Data
     with args.main_process_first(desc="reading the data"):
-        splits = token_classification.load_splits(data)
-        names = entities.tag_names(splits["train"])
+        splits = token_classification.load_splits(data, tasks.trained_labels(args))
+        names = entities.tag_names(next(iter(splits.values())))
         stored = checkpoint or start.pretrained
-        tokenizer = tasks.get_tokenizer(data, splits["train"], ["text"], args, stored, data.max_length)
+        tokenizer = tasks.get_tokenizer(data, splits.get("train"), ["text"], args, stored, data.max_length)
 
     # Model
     sizes = model_settings if start.pretrained else {"decoder_layers": 0, **model_settings}
@@ -41,19 +41,18 @@ def main(model_settings, data, start, args):
     trainer = VanillaTransformerTrainer(
         model=model,
         args=args,
-        train_dataset=encoded["train"],
+        train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation"),
         data_collator=DataCollatorForTokenClassification(tokenizer),
         processing_class=tokenizer,
         compute_loss_func=token_classification.token_loss(args.label_smoothing_factor, args.r_drop),
         compute_metrics=entities.entity_metrics(names),
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    trained = tasks.train(trainer, data, checkpoint)
 
     # Score
-    seen = entities.entity_texts(splits["train"])
+    place = tasks.place_results(args, data)
+    seen = entities.entity_texts(splits["train"]) if args.do_train else None
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         compute = entities.entity_metrics(names, encoded[name], seen)
@@ -61,17 +60,19 @@ def main(model_settings, data, start, args):
         scores[name] = scored.metrics
         del scores[name][f"{name}_perplexity"]  # of a tag, which nobody reports
         if trainer.is_world_process_zero():  # the files of the last split remain
-            entities.report_entities(encoded[name], scored.predictions, args.output_dir)
+            entities.report_entities(encoded[name], scored.predictions, place.folder)
 
     # Card
     types = ", ".join(name.removeprefix("B-") for name in names[1::2])
     tasks.finish(
         trainer,
+        place,
+        sources=data,
         task="token-classification",
-        data=f"{data.described()}, {len(encoded['train']):,} sentences with entities of the types {types}",
+        data=tasks.described(data, encoded, f"sentences with entities of the types {types}"),
         scores=scores,
         model_settings={"pretrained": start.pretrained, **model_settings},
-        facts={"vocabulary": len(tokenizer), "train_examples": len(encoded["train"]), **trained.metrics},
+        facts={"vocabulary": len(tokenizer), **trained},
     )
 
 

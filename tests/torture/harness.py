@@ -1,7 +1,9 @@
 """Run trials in forked processes, and print what happened as a table."""
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -70,18 +72,16 @@ class Trial:
         except BaseException as error:
             message = explained(error) if isinstance(error, Exception) else None
             text = f"error: {message}\n" if message else traceback.format_exc()
-            try:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # the log, too, is a file
+            with contextlib.suppress(OSError):
                 os.write(2, text.encode(errors="replace"))
-            except OSError:
-                pass
         finally:
             os._exit(status)
 
     def kill(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.process, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self, timeout: float = HANG) -> int:
         """Return the status as `subprocess` does: -9 after SIGKILL; -1000 if it hung and was killed."""

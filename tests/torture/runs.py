@@ -4,7 +4,7 @@
     python tests/torture/runs.py --only "kill -9"  # one kind
 
 Every trial trains the tiny task of tests/tiny_training.py and is disturbed. It then goes on with
-resume_from_checkpoint="auto" until it ends, and its weights must equal those of an undisturbed run, bit for bit.
+resume_from_checkpoint="auto" until it ends. Its weights must equal those of an undisturbed run, bit for bit.
 """
 
 import argparse
@@ -197,7 +197,8 @@ class Torture:
                 class Fill(TrainerCallback):
                     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                         if state.global_step == 10:
-                            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 
                 train(folder, callbacks=[Fill()])
 

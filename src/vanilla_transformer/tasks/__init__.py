@@ -6,7 +6,7 @@ with extra("train,metrics"):
     import evaluate  # noqa: F401  before training, which needs it only at its end
 
     from .output_dir import prepare_output_dir
-    from .results import finish, predict
+    from .results import described, finish, place_results, predict, train, trained_labels
     from .running import run, start
     from .settings import InputError, parse
     from .text import StartArguments, get_model, get_tokenizer
@@ -14,12 +14,16 @@ with extra("train,metrics"):
 __all__ = [
     "InputError",
     "StartArguments",
+    "described",
     "finish",
     "get_model",
     "get_tokenizer",
     "parse",
+    "place_results",
     "predict",
     "prepare_output_dir",
     "run",
     "start",
+    "train",
+    "trained_labels",
 ]

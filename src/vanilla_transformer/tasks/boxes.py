@@ -115,14 +115,18 @@ def size_or_none(width: Any, height: Any) -> tuple[float, float] | None:
     return sides if all(side is not None and side > 0 for side in sides) else None  # type: ignore[return-value]
 
 
-def read_rows(data: DetectionArguments) -> tuple[dict[str, AnnotatedSplit], list[str]]:
+def read_rows(
+    data: DetectionArguments, names: list[str] | None = None
+) -> tuple[dict[str, AnnotatedSplit], list[str]]:
     """Return the splits of a table or of the Hub, and the names of the labels, without opening the images.
+
+    Args:
+        names: of the labels that a model knows; by default those of the first split.
 
     Raises:
         InputError: a file or column is missing, or an object has no box or label.
     """
     loaded: dict[str, AnnotatedSplit] = {}
-    names: list[str] | None = None
     for name, (rows, where) in load_rows(data).items():
         for key in ("image_column", "objects_column"):
             require_column(rows.column_names, getattr(data, key), key, where)

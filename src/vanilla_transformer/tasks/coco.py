@@ -11,27 +11,33 @@ import numpy as np
 from .boxes import AnnotatedSplit, DetectionArguments, four_numbers, is_crowd, number_or_none, size_or_none
 from .images import FileInFolder, StoredImage
 from .settings import InputError
-from .sources import SPLITS, matching_files
+from .sources import check_splits, matching_files
 
 logger = logging.getLogger(__name__)
 
 
-def read_coco(data: DetectionArguments) -> tuple[dict[str, AnnotatedSplit], list[str]] | None:
+def read_coco(
+    data: DetectionArguments, names: list[str] | None = None
+) -> tuple[dict[str, AnnotatedSplit], list[str]] | None:
     """Return the splits and the names of the labels, without opening the images; None if it is not COCO's.
+
+    Args:
+        names: of the labels that a model knows; by default the categories of the first file.
 
     Raises:
         InputError: a file is not in COCO's format; the message names the file and the entry.
     """
+    check_splits(data)
     paths = {
         name: [path for pattern in getattr(data, f"{name}_file") for path in matching_files(name, pattern)]
-        for name in SPLITS
+        for name in data.splits
         if getattr(data, f"{name}_file")
     }
     wholes = {path: _whole(path) for path in dict.fromkeys(path for some in paths.values() for path in some)}
     if not wholes or None in wholes.values():
         return None
     loaded: dict[str, AnnotatedSplit] = {}
-    names: list[str] = []
+    names = list(names or ())
     for name, files in paths.items():
         if len(files) > 1:
             raise InputError(f"{name}_file: give one COCO JSON file for each split, not {', '.join(files)}")

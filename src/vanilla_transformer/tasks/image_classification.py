@@ -49,7 +49,7 @@ class ImageArguments(LabelArguments, StoredImageArguments):
                 raise InputError(f"{key} needs all the data at once: set streaming to false, or remove {key}")
 
 
-def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
+def load_splits(data: ImageArguments, seed: int = 0, names: list[str] | None = None) -> dict[str, Rows]:
     """Return those of the splits train, validation and test that exist and have labels.
 
     Each has the columns `image`, not yet decoded, and `label`, of class labels. Rows without a label or a
@@ -57,13 +57,14 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
 
     Args:
         seed: decides which examples `validation_share` holds out.
+        names: of the classes that a model knows, to score it; by default those of train.
 
     Raises:
         InputError: a column is missing or has the wrong kind, a label does not occur in train, or train has
             one class only.
     """
     splits: dict[str, Rows] = {}
-    names: list[str] = []
+    names = list(names or ())
     for split, (rows, where) in _sources(data).items():
         _check_columns(rows, where, data)
         rows = with_paths(rows, where, data, split)
@@ -90,7 +91,7 @@ def load_splits(data: ImageArguments, seed: int = 0) -> dict[str, Rows]:
         if data.image_column != "image":
             rows = rows.rename_column(data.image_column, "image")
         splits[split] = rows.add_column("label", labels[kept], feature=ClassLabel(names=names))
-    if data.validation_share and "validation" not in splits:
+    if data.validation_share and "validation" not in splits and "train" in splits:
         splits |= hold_out(splits["train"], data.validation_share, seed)
     return splits
 
@@ -184,7 +185,9 @@ def _sources(data: ImageArguments) -> dict[str, tuple[Rows, str]]:
         return load_rows(data)
     limits = {"train": data.max_train_samples, "validation": data.max_validation_samples}
     return {
-        name: (first_rows(rows, limits[name]), f"digits ({name})") for name, rows in load_digits().items()
+        name: (first_rows(rows, limits[name]), f"digits ({name})")
+        for name, rows in load_digits().items()
+        if name in data.splits
     }
 
 

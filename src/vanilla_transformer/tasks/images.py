@@ -14,10 +14,11 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..configuration_vanilla_transformer import LayersConfig
 from .sources import Rows, SourceArguments, matching_files
+from .text import loading
 
 logger = logging.getLogger(__name__)
 
@@ -161,16 +162,29 @@ def open_image(stored: StoredImage) -> Image.Image:
     return image
 
 
+def trained_processor(folder: str) -> BaseImageProcessor:
+    """Return the image processor that was saved with a model."""
+    with loading("output_dir", folder):
+        return AutoImageProcessor.from_pretrained(folder)
+
+
 def get_model(
-    auto_class: Any, config_class: type[LayersConfig], settings: Mapping[str, Any], names: Sequence[str]
+    auto_class: Any,
+    config_class: type[LayersConfig],
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    trained: str | None = None,
 ) -> PreTrainedModel:
-    """Build a model with random weights.
+    """Build a model with random weights, or load the one in the folder `trained`.
 
     Args:
         auto_class: the Auto class of the model's head.
         settings: the `model:` block of a recipe. Its `preset` is `base` by default.
         names: the names of the labels.
     """
+    if trained is not None:
+        with loading("output_dir", trained):
+            return auto_class.from_pretrained(trained)
     sizes = {"preset": "base", **settings}
     config = config_class.from_preset(
         sizes.pop("preset"),

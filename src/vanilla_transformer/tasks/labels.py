@@ -306,7 +306,7 @@ def write_predictions(lines: Iterable[dict], output_dir: str) -> None:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def write_class_report(report: dict, output_dir: str) -> None:
+def write_class_report(report: dict, output_dir: str | Path) -> None:
     """Write classes.json, and print it as a table if it has at most 30 classes."""
     Path(output_dir, "classes.json").write_text(
         json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

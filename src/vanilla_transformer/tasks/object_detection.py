@@ -27,7 +27,6 @@ from .boxes import AnnotatedSplit, DetectionArguments, read_rows
 from .coco import read_coco
 from .images import UNREADABLE, StoredImage, open_image
 from .settings import InputError, nearest
-from .sources import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,10 @@ class AnnotatedImages(Epoch, torch.utils.data.Dataset):
 
 
 def load_splits(
-    data: DetectionArguments, augmentation: AugmentationArguments | None = None, seed: int = 0
+    data: DetectionArguments,
+    augmentation: AugmentationArguments | None = None,
+    seed: int = 0,
+    names: list[str] | None = None,
 ) -> tuple[Mapping[str, AnnotatedImages | DigitCanvases], list[str]]:
     """Return those of the splits train, validation and test that exist, and the names of the labels.
 
@@ -99,6 +101,7 @@ def load_splits(
     Args:
         augmentation: how training changes its images and boxes.
         seed: seed of the augmentation and of the training canvases.
+        names: of the labels that a model knows, to score it.
 
     Raises:
         InputError: a file or column is missing, an object has no box or label, or a label is unknown.
@@ -110,7 +113,7 @@ def load_splits(
         if change is not None:
             raise InputError(f"{CANVASES} draws new canvases in every epoch: remove the augmentation keys")
         return _canvases(data, seed), DIGITS
-    loaded, names = read_coco(data) or read_rows(data)
+    loaded, names = read_coco(data, names) or read_rows(data, names)
     splits = {
         name: AnnotatedImages(
             *_checked(split, names, data.box_format, thorough=name != "train"),
@@ -118,6 +121,8 @@ def load_splits(
         )
         for name, split in loaded.items()
     }
+    if "train" not in splits:
+        return splits, names
     if not any(image["annotations"] for image in splits["train"].annotations):
         raise InputError("no training image has an object; check that the annotations are not empty")
     trained = _count_labels(splits["train"])
@@ -129,10 +134,11 @@ def load_splits(
 
 def _canvases(data: DetectionArguments, seed: int) -> dict[str, DigitCanvases]:
     """Return images of digits on a canvas for each split. Only the training images depend on the seed."""
-    limits = {name: getattr(data, f"max_{name}_samples") for name in SPLITS}
+    limits = {name: getattr(data, f"max_{name}_samples") for name in data.splits}
     return {
         name: DigitCanvases(name, min(length, limits[name] or length), seed if name == "train" else 0)
         for name, length in CANVASES_IN_SPLIT.items()
+        if name in limits
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from ..model_card import USE, write_model_card
@@ -24,6 +24,7 @@ from ..training.publishing import publish
 from ..training.trainer import VanillaTransformerTrainer
 from .records import circumstances, data_record
 from .sources import SourceArguments
+from .text import loading
 
 # Training arguments on the card: the first are always shown, the others if they differ from their defaults.
 ALWAYS_SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
@@ -70,6 +71,8 @@ def train(
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
+    if hasattr(trainer.train_dataset, "__len__"):
+        metrics = {"train_examples": len(trainer.train_dataset), **metrics}
     return metrics
 
 
@@ -171,6 +174,23 @@ def finish(
     )
     if args.push_to_hub:
         publish(folder, cast(str, trainer.hub_model_id), token=args.hub_token, revision=args.hub_revision)
+
+
+def described(data: SourceArguments, splits: Mapping[str, Any], what: str) -> str:
+    """Return a description of the training data, such as "train.jsonl, 1,000 texts of the classes a, b"."""
+    train = splits.get("train")
+    count = f"{len(train):,} " if hasattr(train, "__len__") else ""
+    return f"{data.described()}, {count}{what}"
+
+
+def trained_labels(args: TrainingArguments) -> list[str] | None:
+    """Return the labels of the model to score, or None if there is one to train."""
+    if args.do_train:
+        return None
+    folder = str(args.output_dir)
+    with loading("output_dir", folder):
+        labels = AutoConfig.from_pretrained(folder).id2label
+    return [labels[number] for number in sorted(labels)]
 
 
 def predict(

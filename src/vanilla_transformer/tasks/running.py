@@ -10,6 +10,8 @@ from transformers import set_seed
 
 from .output_dir import leave_output_dir
 from .settings import parse
+from .sources import SourceArguments
+from .text import StartArguments
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,13 @@ def start(
     """
     model_settings, *arguments = parse(*settings, argv=argv, defaults=defaults, unused=unused)
     args = arguments[-1]
+    if not args.do_train:  # the model is the one in output_dir
+        model_settings = {}
+        for part in arguments:
+            if isinstance(part, SourceArguments):
+                part.training = False
+            if isinstance(part, StartArguments):
+                part.pretrained = str(args.output_dir)
     level = logging.DEBUG if args.log_level == "debug" else logging.INFO
     logging.basicConfig(level=level if args.should_log else logging.ERROR, format="%(message)s")
     for client in HTTP_CLIENTS:

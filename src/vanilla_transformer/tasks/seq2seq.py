@@ -4,6 +4,7 @@
 empty side. `encode_splits` turns them into token ids. Both count and log the pairs that they skip or cut.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from sacrebleu.metrics import BLEU
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..configuration_vanilla_transformer import VanillaTransformerConfig
 from ..generation import paper_generation_config
 from ..training.batching import sequence_lengths
 from .lines import decoded, text_lines
@@ -115,26 +117,29 @@ class DecodingArguments:
 
     _argument_group_name = "decoding"
 
-    num_beams: int = field(default=4, metadata={"help": "number of hypotheses that beam search keeps"})
-    alpha: float = field(
-        default=0.6, metadata={"help": "exponent of the length penalty ((5 + length) / 6)^alpha"}
+    num_beams: int | None = field(
+        default=None, metadata={"help": "number of hypotheses that beam search keeps; 4 if not given"}
     )
-    max_extra_tokens: int = field(
-        default=50,
+    alpha: float | None = field(
+        default=None,
+        metadata={"help": "exponent of the length penalty ((5 + length) / 6)^alpha; 0.6 if not given"},
+    )
+    max_extra_tokens: int | None = field(
+        default=None,
         metadata={
-            "help": "limit of a translation's length, in tokens beyond its source; a summary is limited by "
-            "max_target_length"
+            "help": "limit of a translation's length, in tokens beyond its source; 50 if not given. A "
+            "summary is limited by max_target_length"
         },
     )
-    no_repeat_ngram_size: int = field(
-        default=0,
-        metadata={"help": "length of the n-grams that may not repeat in an output; 0 allows all repeats"},
+    no_repeat_ngram_size: int | None = field(
+        default=None,
+        metadata={"help": "length of the n-grams that may not repeat in an output; all may if not given"},
     )
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1:
+        if self.num_beams is not None and self.num_beams < 1:
             raise InputError(f"num_beams={self.num_beams} must be at least 1")
-        if self.max_extra_tokens < 0:
+        if self.max_extra_tokens is not None and self.max_extra_tokens < 0:
             raise InputError(f"max_extra_tokens={self.max_extra_tokens} must not be negative")
 
 
@@ -382,19 +387,45 @@ def _has_empty_side(row: dict[str, str]) -> bool:
 
 
 def generation_config(
-    config: PreTrainedConfig, data: Seq2SeqArguments, decoding: DecodingArguments
+    model: PreTrainedModel, data: Seq2SeqArguments, decoding: DecodingArguments, trained: bool = False
 ) -> GenerationConfig:
     """Return the paper's decoding settings for a model, changed by `decoding`.
 
-    A translation is limited relative to its source, a summary by `max_target_length`.
+    A translation is limited relative to its source, a summary by `max_target_length`. Models of other
+    packages have only transformers' own settings, so `max_target_length` limits both.
+
+    Args:
+        trained: start from the settings that were saved with the model.
     """
-    settings = paper_generation_config(config)
-    settings.update(
-        num_beams=decoding.num_beams,
-        length_penalty=decoding.alpha,
-        max_extra_tokens=decoding.max_extra_tokens,
-        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-    )
-    if data.task == "summarization":
-        settings.update(max_extra_tokens=None, max_length=data.max_target_length + 1)
+    own = isinstance(model.config, VanillaTransformerConfig)
+    given: dict[str, Any] = {
+        "num_beams": decoding.num_beams,
+        "length_penalty": decoding.alpha,
+        "max_extra_tokens": decoding.max_extra_tokens if own and data.task == "translation" else None,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+    }
+    settings = copy.deepcopy(model.generation_config)
+    if not trained:
+        if own:
+            settings = paper_generation_config(model.config)
+        if not own or data.task == "summarization":
+            own_limit = {"max_extra_tokens": None} if own else {"max_new_tokens": None}
+            settings.update(**own_limit, max_length=data.max_target_length + 1)
+        settings.update(num_beams=4, length_penalty=0.6, no_repeat_ngram_size=0)
+    settings.update(**{name: value for name, value in given.items() if value is not None})
+    if settings.num_beams == 1:  # a greedy search has no penalty, and transformers refuses to save one
+        settings.update(length_penalty=1.0, early_stopping=False)
+        if own:
+            settings.update(length_penalty_type=None)
     return settings
+
+
+def score_as_trained(data: Seq2SeqArguments, model: PreTrainedModel, longest: int) -> None:
+    """Cut the sources as the training of the model did, in `data`; see `truncate_source`.
+
+    Args:
+        longest: the longest text of the tokenizer, in tokens.
+    """
+    by_task = (getattr(model.config, "task_specific_params", None) or {}).get(data.task, {})
+    if by_task.get("truncation"):
+        data.truncate_source, data.max_source_length = True, min(data.max_source_length, longest)

@@ -84,12 +84,19 @@ class SourceArguments:
         metadata={"help": "read the training rows during training, for data that do not fit on the disk"},
     )
 
+    training = True  # False: only the held-out splits are read, to score a model
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits to read."""
+        return SPLITS if self.training else SPLITS[1:]
+
     def __post_init__(self) -> None:
         files = {name: getattr(self, f"{name}_file") for name in SPLITS}
         if self.dataset and any(files.values()):
             named = ", ".join(f"{name}_file" for name, paths in files.items() if paths)
             raise InputError(f"dataset and {named} exclude each other; remove one")
-        if not self.dataset and not files["train"]:
+        if not self.dataset and not any(files.values()):
             raise InputError("there are no data; give dataset (a Hub name or a shipped corpus) or train_file")
         for key in (f"max_{name}_samples" for name in SPLITS):
             if getattr(self, key) is not None and getattr(self, key) < 1:
@@ -122,6 +129,7 @@ def load_rows(data: SourceArguments, read_text: ReadText | None = None) -> dict[
     Raises:
         InputError: a file is missing or cannot be read, or a split does not exist.
     """
+    check_splits(data)
     loaded = (
         _from_hub(data)
         if data.dataset and data.dataset not in SHIPPED
@@ -129,6 +137,16 @@ def load_rows(data: SourceArguments, read_text: ReadText | None = None) -> dict[
     )
     limits = {name: getattr(data, f"max_{name}_samples") for name in loaded}
     return {name: (first_rows(rows, limits[name]), where) for name, (rows, where) in loaded.items()}
+
+
+def check_splits(data: SourceArguments) -> None:
+    """Raise InputError if the files hold nothing to train on, or nothing to score."""
+    if data.dataset:
+        return
+    if data.training and not data.train_file:
+        raise InputError("there are no training data; give train_file, or do_train=false to score a model")
+    if not any(getattr(data, f"{name}_file") for name in data.splits):
+        raise InputError("there are no data to score; give test_file or validation_file")
 
 
 def first_rows(rows: Rows, limit: int | None) -> Rows:
@@ -166,7 +184,7 @@ def _from_hub(data: SourceArguments) -> dict[str, tuple[Rows, str]]:
 def _chosen(data: SourceArguments, available: Iterable[str]) -> dict[str, str]:
     """Return train, validation and test -> the name of that split; a split with a given name must exist."""
     chosen = {}
-    for name in SPLITS:
+    for name in data.splits:
         split = getattr(data, f"{name}_split") or name
         if split in available:
             chosen[name] = split
@@ -184,7 +202,7 @@ def _from_files(data: SourceArguments, read_text: ReadText) -> dict[str, tuple[R
         shipped = corpus_files(data.dataset)
         files = {name: [shipped[split]] for name, split in _chosen(data, shipped).items()}
     else:
-        files = {name: getattr(data, f"{name}_file") for name in SPLITS}
+        files = {name: getattr(data, f"{name}_file") for name in data.splits}
     return {
         name: (
             _read_files(name, paths, data.streaming and name == "train", read_text),

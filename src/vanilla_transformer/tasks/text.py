@@ -58,7 +58,7 @@ class TextArguments(SourceArguments):
 
 @dataclass
 class StartArguments:
-    """The weights that training starts from."""
+    """The weights that training starts from. With do_train=false they are those in output_dir."""
 
     _argument_group_name = "start"
 

@@ -50,7 +50,9 @@ class TextClassificationArguments(LabelArguments, TextArguments):
             )
 
 
-def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, Dataset]:
+def load_splits(
+    data: TextClassificationArguments, seed: int = 0, names: list[str] | None = None
+) -> dict[str, Dataset]:
     """Return those of train, validation and test that `data` names and that have labels.
 
     Each has the columns of `data.text_column` and class labels in `label`. Rows with an empty text or without
@@ -58,12 +60,13 @@ def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, D
 
     Args:
         seed: of the random choice for `validation_share`.
+        names: of the classes that a model knows, to score it; by default those of train.
 
     Raises:
         InputError: a column is missing or has another type, a label is not in train, or train has only one.
     """
     splits: dict[str, Dataset] = {}
-    names: list[str] = []
+    names = list(names or ())
     for split, (rows, where) in load_rows(data).items():
         _check_columns(rows, where, data)
         if split == "train":
@@ -80,7 +83,7 @@ def load_splits(data: TextClassificationArguments, seed: int = 0) -> dict[str, D
             continue
         rows = rows.select(kept).select_columns(data.text_column)
         splits[split] = rows.add_column("label", labels[kept], feature=ClassLabel(names=names))
-    if data.validation_share and "validation" not in splits:
+    if data.validation_share and "validation" not in splits and "train" in splits:
         splits |= hold_out(splits["train"], data.validation_share, seed)
     return splits
 

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from ..corpora.names import BIBLE_NAMES, load_names
 from ..losses import IGNORE_INDEX, count_items, label_smoothed_cross_entropy, r_drop_divergence
 from .entities import OUTSIDE, Tags, checked_tags, spans
+from .lines import decoded, text_lines
 from .settings import InputError, nearest
-from .sources import Rows, decoded, first_rows, load_rows, require_column, text_lines
+from .sources import Rows, first_rows, load_rows, require_column
 from .text import TextArguments
 
 logger = logging.getLogger(__name__)
@@ -48,17 +49,20 @@ class TokenClassificationArguments(TextArguments):
 # Reading
 
 
-def load_splits(data: TokenClassificationArguments) -> dict[str, Dataset]:
+def load_splits(data: TokenClassificationArguments, names: list[str] | None = None) -> dict[str, Dataset]:
     """Return those of train, validation and test that `data` names, with `words`, `tags` and `text`.
 
     Tags are class labels: O, and B- and I- of every type in train. `text` is the words with spaces between
     them. Sentences without words are skipped and logged.
 
+    Args:
+        names: of the tags that a model knows, to score it; by default those of train.
+
     Raises:
         InputError: a column is missing or has another type, a tag is wrong, or its type is not in train.
     """
     splits: dict[str, Dataset] = {}
-    names: list[str] = []
+    names = list(names or ())
     for split, (rows, where) in _load(data).items():
         words, tags = _lists(rows, where, data)
         tags = checked_tags(words, tags, where)
@@ -99,6 +103,7 @@ def _load(data: TokenClassificationArguments) -> Mapping[str, tuple[Rows, str]]:
             f"{BIBLE_NAMES} ({name})",
         )
         for name, rows in load_names().items()
+        if name in data.splits
     }
 
 

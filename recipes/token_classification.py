@@ -60,7 +60,7 @@ def main(model_settings, data, start, args):
         scores[name] = scored.metrics
         del scores[name][f"{name}_perplexity"]  # of a tag, which nobody reports
         if trainer.is_world_process_zero():  # the files of the last split remain
-            entities.report_entities(encoded[name], scored.predictions, place.folder)
+            entities.report_entities(encoded[name], scored.predictions, scored.label_ids, place.folder)
 
     # Card
     types = ", ".join(name.removeprefix("B-") for name in names[1::2])

@@ -1,13 +1,12 @@
 """Token classification: tags, files, tokens, loss and scores, and the recipe from data to pipeline()."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
-from launch import run_recipe
+from launch import launch, run_recipe
 from seqeval.metrics import f1_score
 from torch.nn import functional as F
 from transformers import EvalPrediction, pipeline
@@ -288,6 +287,21 @@ def test_a_users_file_is_learned_and_the_pipeline_finds_the_same(tmp_path):
     assert json.loads((folder / "entities.json").read_text())["PER"]["number"] == 16
     tagger = pipeline("token-classification", model=str(folder))
     assert set(tagger.model.config.id2label.values()) == {"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}
-    found = tagger(" ".join(WORDS[0]))
-    assert {entity["entity"] for entity in found} <= {"B-PER", "I-PER", "B-LOC", "I-LOC"}
-    assert all(math.isfinite(float(entity["score"])) for entity in found)
+    assert {entity["entity"] for entity in tagger(" ".join(WORDS[0]))} <= {"B-PER", "I-PER", "B-LOC", "I-LOC"}
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    for line in lines[:2]:
+        words = tagger.tokenizer(line["words"], is_split_into_words=True).word_ids()
+        (pieces,) = tagger([line["words"]], is_split_into_words=True, ignore_labels=[])
+        first = [words.index(word) for word in range(len(line["words"]))]
+        assert [pieces[place]["entity"] for place in first] == line["predicted"] == line["labels"]
+
+
+def test_the_look_up_knows_the_training_entities_and_no_others(tmp_path):
+    train = jsonl(tmp_path / "a.jsonl")[0]
+    test = jsonl(tmp_path / "b.jsonl", [["New", "York", "met", "Eve"]], [["B-LOC", "I-LOC", "O", "B-PER"]])[0]
+    files = ["--train_file", train, "--validation_file", train, "--test_file", test]
+    done = launch("benchmarks/baselines/entity_lookup.py", *files, "--output_dir", tmp_path / "unused")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout)
+    assert results["validation_f1"] == results["test_f1_seen"] == results["test_precision"] == 1
+    assert results["test_f1_unseen"] == 0 and results["test_recall"] == 0.5

@@ -115,41 +115,58 @@ def entity_metrics(
         seen: the texts of the training entities. `f1_seen` is the F1 of entities with these texts, and
             `f1_unseen` that of the others. Needs `split`.
     """
-    from ..metrics import load_metric
-
-    metric = load_metric("seqeval")
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits: Any = prediction.predictions
         ids = (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+        labels = np.asarray(prediction.label_ids)
         if split is None:
-            real = np.asarray(prediction.label_ids) != IGNORE_INDEX
-            both = ids, np.asarray(prediction.label_ids)
             predicted, truth = (
-                [[names[id] for id in row[kept]] for row, kept in zip(side, real)] for side in both
+                [[names[id] for id in row[kept]] for row, kept in zip(side, labels != IGNORE_INDEX)]
+                for side in (ids, labels)
             )
         else:
-            predicted, truth = predicted_tags(split, ids, names), tags_of(split)
-        report = metric.compute(predictions=predicted, references=truth)
-        scores = {name: report.pop(f"overall_{name}") for name in ("precision", "recall", "f1")}
-        del report["overall_accuracy"]  # the Trainer's token_accuracy
-        if split is not None and seen is not None:
-            scores |= _f1_by_text(split["words"], predicted, truth, seen)
-        return scores | {f"f1_{kind}": row["f1"] for kind, row in report.items()}
+            predicted, truth = predicted_tags(split, ids, labels), tags_of(split)
+        words = None if split is None or seen is None else split["words"]
+        return entity_scores(predicted, truth, words, seen)
 
     return compute
 
 
-def predicted_tags(split: Dataset, ids: np.ndarray, names: Sequence[str]) -> Tags:
+def entity_scores(
+    predicted: Tags,
+    truth: Tags,
+    words: Sequence[Sequence[str]] | None = None,
+    seen: set[str] | None = None,
+) -> dict[str, float]:
+    """Return precision, recall and F1 of all entities, and F1 of each type.
+
+    Args:
+        words, seen: the words of each sentence, and the texts of the training entities, for `f1_seen` and
+            `f1_unseen`.
+    """
+    from ..metrics import load_metric
+
+    report = load_metric("seqeval").compute(predictions=predicted, references=truth)
+    scores = {name: report.pop(f"overall_{name}") for name in ("precision", "recall", "f1")}
+    del report["overall_accuracy"]  # the Trainer's token_accuracy
+    if words is not None and seen is not None:
+        scores |= _f1_by_text(words, predicted, truth, seen)
+    return scores | {f"f1_{kind}": row["f1"] for kind, row in report.items()}
+
+
+def predicted_tags(split: Dataset, ids: np.ndarray, labels: np.ndarray) -> Tags:
     """Return the predicted tag of every word, O for a word without a token.
 
     Args:
         split: a held-out split of `encode_splits`.
         ids: the most likely class of each token, `(rows of split, length)`.
+        labels: of the same shape, -100 except at the first token of a word.
     """
+    names = tag_names(split)
     predicted = [[OUTSIDE] * len(words) for words in split["words"]]
-    for tags, placed, labels, row in zip(predicted, split["placed"], split["labels"], ids):
-        for word, id in zip(placed, row[: len(labels)][np.array(labels) != IGNORE_INDEX]):
+    for tags, placed, row, kept in zip(predicted, split["placed"], ids, labels != IGNORE_INDEX):
+        for word, id in zip(placed, row[kept]):
             tags[word] = names[id]
     return predicted
 
@@ -172,16 +189,17 @@ def _f1_by_text(
     }
 
 
-def report_entities(split: Dataset, logits: np.ndarray, output_dir: str) -> None:
+def report_entities(split: Dataset, logits: np.ndarray, labels: np.ndarray, output_dir: str) -> None:
     """Write predictions.jsonl in the order of the data and entities.json, and print the scores of each type.
 
     Args:
         split: a held-out split of `encode_splits`.
         logits: `(rows of split, length, classes)`.
+        labels: `(rows of split, length)`, -100 except at the first token of a word.
     """
     from ..metrics import load_metric
 
-    predicted, truth = predicted_tags(split, logits.argmax(-1), tag_names(split)), tags_of(split)
+    predicted, truth = predicted_tags(split, logits.argmax(-1), labels), tags_of(split)
     lines = [
         {"words": words, "labels": true, "predicted": guessed}
         for words, true, guessed in zip(split["words"], truth, predicted)

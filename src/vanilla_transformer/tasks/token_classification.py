@@ -218,8 +218,9 @@ def encode_splits(
         )
         pairs = zip(encoded["placed"], rows["words"])
         if cut := sum(len(placed) < len(words) for placed, words in pairs):
-            message = "%s: cut %d of %d sentences to %d tokens; the cut words count as %s"
-            logger.warning(message, name, cut, len(rows), limit, OUTSIDE)
+            effect = "are not trained" if name == "train" else f"count as {OUTSIDE}"
+            message = "%s: cut %d of %d sentences to %d tokens; the cut words %s"
+            logger.warning(message, name, cut, len(rows), limit, effect)
         if name == "train":
             encoded = encoded.remove_columns(["placed", "row"])
         else:  # little padding; the longest first, so that memory runs out at once or never

@@ -30,6 +30,7 @@ SCORES = {
     "rougeL": ("ROUGE-L", "{:.1f}"),
     "accuracy": ("accuracy", "{:.1%}"),
     "f1": ("F1", "{:.3f}"),
+    "f1_unseen": ("F1 of unseen entities", "{:.3f}"),
     "f1_macro": ("macro F1", "{:.3f}"),
     "map": ("mAP@[.5:.95]", "{:.3f}"),
     "map_50": ("mAP@.5", "{:.3f}"),

@@ -111,6 +111,7 @@ def test_no_file_has_more_than_450_lines(folder):
         ("vanilla_transformer.VanillaTransformerTrainer", "datasets", "[train]"),
         ("vanilla_transformer.load_corpus('bible_en_es')", "datasets", "[train]"),
         ("vanilla_transformer.load_metric('chrf')", "sacrebleu", "[metrics]"),
+        ("vanilla_transformer.load_metric('seqeval')", "seqeval", "[metrics]"),
         ("import vanilla_transformer.tasks", "evaluate", "[train,metrics]"),
         ("import vanilla_transformer.corpora.digits as d; d.load_digits()", "sklearn", "[vision]"),
         (

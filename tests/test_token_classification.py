@@ -11,10 +11,16 @@ from seqeval.metrics import f1_score
 from torch.nn import functional as F
 from transformers import EvalPrediction, pipeline
 
-from vanilla_transformer import VanillaTransformerTokenizer
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerForMaskedLM,
+    VanillaTransformerForTokenClassification,
+    VanillaTransformerTokenizer,
+)
 from vanilla_transformer.corpora import names as bible
 from vanilla_transformer.metrics import load_metric
 from vanilla_transformer.tasks.entities import entity_metrics, entity_texts, iob2, spans, tags_of
+from vanilla_transformer.tasks.language_modeling import for_language_modeling
 from vanilla_transformer.tasks.settings import InputError
 from vanilla_transformer.tasks.token_classification import (
     TokenClassificationArguments,
@@ -305,3 +311,34 @@ def test_the_look_up_knows_the_training_entities_and_no_others(tmp_path):
     results = json.loads(done.stdout)
     assert results["validation_f1"] == results["test_f1_seen"] == results["test_precision"] == 1
     assert results["test_f1_unseen"] == 0 and results["test_recall"] == 0.5
+
+
+def test_training_starts_from_a_pretrained_encoder(tmp_path):
+    tokenizer = for_language_modeling(a_tokenizer(), "masked")
+    sizes = dict(hidden_size=16, intermediate_size=32, num_attention_heads=2, encoder_layers=1)
+    encoder = VanillaTransformerForMaskedLM(VanillaTransformerConfig(vocab_size=len(tokenizer), **sizes))
+    for part in (encoder, tokenizer):
+        part.save_pretrained(tmp_path / "encoder")
+    file, folder = jsonl(tmp_path / "a.jsonl")[0], tmp_path / "model"
+    rate = {"learning_rate": 1e-9, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    mine = {"train_file": file, "validation_file": file, "pretrained": tmp_path / "encoder"}
+    run(**mine, **rate, output_dir=folder)
+    model = VanillaTransformerForTokenClassification.from_pretrained(folder)
+    torch.testing.assert_close(model.get_input_embeddings().weight, encoder.get_input_embeddings().weight)
+
+
+@pytest.mark.slow
+def test_two_processes_score_every_sentence_once(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", copies=8)[0]
+    few = jsonl(tmp_path / "b.jsonl", [*WORDS, *WORDS, WORDS[0]], [*TAGS, *TAGS, TAGS[0]])[0]
+    settings = {**SMALL, "train_file": file, "validation_file": few, "per_device_eval_batch_size": 2}
+    flags = [f"--{name}={value}" for name, value in {**settings, "output_dir": tmp_path / "model"}.items()]
+    done = launch("recipes/token_classification.py", *flags, processes=2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in (tmp_path / "model" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["words"] for line in lines] == [*WORDS, *WORDS, WORDS[0]]
+    f1 = f1_score([line["labels"] for line in lines], [line["predicted"] for line in lines])
+    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    assert results["validation_f1"] == pytest.approx(f1)
+    right = [a == b for line in lines for a, b in zip(line["labels"], line["predicted"])]
+    assert results["validation_token_accuracy"] == pytest.approx(np.mean(right))

@@ -7,7 +7,14 @@ import clean_process
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from transformers import MarianConfig, MarianMTModel, SchedulerType
+from tiny_translators import marian
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    MarianConfig,
+    MarianMTModel,
+    SchedulerType,
+)
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
@@ -126,6 +133,36 @@ def test_a_model_of_another_kind_and_without_scores(tmp_path):
     text = path.read_text()
     assert "not scored" in text and 'model="me/mine"' in text
     assert "None" not in text and "{" not in text.split("---")[2]
+
+
+@pytest.mark.parametrize("task", ["translation", "summarization"])
+def test_the_card_of_a_model_of_transformers_promises_no_code_and_its_example_runs(
+    tmp_path, monkeypatch, task
+):
+    for part in marian():
+        part.save_pretrained(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    path = write_model_card(
+        tmp_path / "mine", task=task, data="some", results={}, settings={"pretrained": "/home/ada/opus"},
+        example="the dog", options={"max_new_tokens": 4},
+    )  # fmt: skip
+    text = path.read_text()
+    assert "trust_remote_code" not in text and "own Python code" not in text and "from scratch" not in text
+    assert "type marian, fine-tuned from opus with" in text and REPOSITORY in text
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(example, {})
+
+
+def test_the_card_of_a_classifier_of_transformers_needs_no_package(tmp_path):
+    sizes = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=30
+    )
+    BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(tmp_path)
+    text = write_model_card(
+        tmp_path, task="text-classification", data="some", results={}, settings={}
+    ).read_text()
+    assert "type bert, trained with" in text and "pip install" not in text
+    assert 'pipeline("text-classification"' in text and "import vanilla_transformer" not in text
 
 
 def test_a_folder_without_a_model_raises(tmp_path):

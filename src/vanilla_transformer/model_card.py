@@ -36,6 +36,8 @@ USE = {
     "object-detection": PipelineExample("picture.png", "label"),
 }
 
+OWN_TASKS = ("translation", "summarization", "text2text-generation")  # not in transformers 5
+
 METRIC_NAMES = {
     "bleu": "BLEU",
     "sacrebleu": "BLEU",
@@ -135,6 +137,7 @@ def write_model_card(
         tags=tags,
         limits=limits,
         longest=config.get("max_position_embeddings"),
+        model_type=None if "auto_map" in config else config.get("model_type", "unknown"),
     )
     card.save(folder / "README.md")
     return folder / "README.md"
@@ -160,6 +163,7 @@ def make_card(
     longest: int | None = None,
     cost: str = "",
     published: bool = True,
+    model_type: str | None = None,
 ) -> ModelCard:
     """Return the card of a model that need not be on this machine; see `write_model_card`.
 
@@ -168,6 +172,7 @@ def make_card(
         longest: the most tokens that the model reads.
         cost: a sentence with the time and hardware of the training.
         published: False adds that only training gives the weights.
+        model_type: of a model of transformers itself, whose folder has no code; None for this package's.
     """
     languages, datasets = list(languages), list(datasets)
     arguments = [repr_of(task), f"model={repr_of(model)}"]
@@ -205,6 +210,10 @@ def make_card(
         model=model,
         repository=REPOSITORY,
         published=published,
+        brings_code=model_type is None,
+        model_type=model_type,
+        pretrained=without_secrets(str(settings.get("pretrained") or "")),
+        is_own_task=task in OWN_TASKS,
         task=task,
         languages=" to ".join(languages) if task == "translation" else ", ".join(languages),
         sizes=sizes,

@@ -7,9 +7,17 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
+from tiny_translators import FAMILIES
 
-from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments, encode_splits, load_splits
+from vanilla_transformer.tasks.seq2seq import (
+    DecodingArguments,
+    Seq2SeqArguments,
+    encode_splits,
+    generation_config,
+    load_splits,
+)
 from vanilla_transformer.tasks.settings import InputError
 from vanilla_transformer.tasks.text import text_columns
 from vanilla_transformer.tokenization_vanilla_transformer import VanillaTransformerTokenizer
@@ -370,3 +378,23 @@ def test_text_columns_give_both_sides():
     assert [list(texts) for texts in text_columns(dataset, both, limit=2)] == [["a", "b"], ["x", "y"]]
     streamed = text_columns(dataset.to_iterable_dataset(), both)
     assert [list(texts) for texts in streamed] == [list("abc"), list("xyz")]
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_settings_are_ones_that_the_model_has_and_can_save(family, beams, tmp_path):
+    model, _ = FAMILIES[family]()
+    data = Seq2SeqArguments(source_lang="en", target_lang="de", dataset="x", max_target_length=17)
+    settings = generation_config(model.config, data, DecodingArguments(num_beams=beams, alpha=1.5))
+    settings.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    own = {"length_penalty_type", "max_extra_tokens", "coverage_penalty"}
+    assert (own & saved.keys() == set()) == (family != "vanilla")
+    assert saved.get("num_beams", 1) == beams and saved.get("length_penalty", 1.0) == (
+        1.5 if beams > 1 else 1.0
+    )
+    if family != "vanilla":
+        assert saved["max_length"] == 18
+        assert saved["decoder_start_token_id"] == model.config.decoder_start_token_id
+    model.generation_config = settings
+    model.generate(torch.tensor([[5, 6, 1]]), max_new_tokens=3)

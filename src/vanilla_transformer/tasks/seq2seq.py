@@ -413,10 +413,8 @@ def generation_config(
             settings.update(**own_limit, max_length=data.max_target_length + 1)
         settings.update(num_beams=4, length_penalty=0.6, no_repeat_ngram_size=0)
     settings.update(**{name: value for name, value in given.items() if value is not None})
-    if settings.num_beams == 1:  # a greedy search has no penalty, and transformers refuses to save one
-        settings.update(length_penalty=1.0, early_stopping=False)
-        if own:
-            settings.update(length_penalty_type=None)
+    if settings.num_beams == 1:
+        settings.update(length_penalty=1.0)  # transformers saves no penalty that it does not use
     return settings
 
 

@@ -13,6 +13,7 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
+from vanilla_transformer.beam_search import BeamSearch
 from vanilla_transformer.generation import paper_generation_config
 
 GNMT = {"length_penalty_type": "gnmt"}
@@ -369,11 +370,68 @@ def test_wrong_settings_raise(wrong, message):
         model.generate(**batch, **wrong)
 
 
-def test_a_coverage_penalty_needs_attention_weights():
+@pytest.mark.parametrize("beams", [1, 3])
+def test_attention_weights_are_returned_by_any_implementation(beams):
     model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    options = {"num_beams": beams, "coverage_penalty": 0.2 if beams > 1 else None, "max_extra_tokens": 4}
+    options |= GNMT | {"return_dict_in_generate": True, "output_attentions": True}
+    outputs = {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        outputs[implementation] = model.generate(**batch, **options)
+        assert model.config._attn_implementation == implementation
+    assert outputs["sdpa"].sequences.equal(outputs["eager"].sequences)
+    for name in ("encoder_attentions", "decoder_attentions", "cross_attentions"):
+        got, expected = flat(outputs["sdpa"][name]), flat(outputs["eager"][name])
+        assert len(got) == len(expected) > 0
+        for one, other in zip(got, expected):
+            torch.testing.assert_close(one, other)
+
+
+def flat(weights):
+    return [weights] if torch.is_tensor(weights) else [one for part in weights for one in flat(part)]
+
+
+def test_attention_weights_of_a_decoder_see_no_later_word():
+    model = random_model(30, encoder_layers=0)
     model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
-        model.generate(**batch, **GNMT, num_beams=4, coverage_penalty=0.2, max_extra_tokens=4)
+    assert model.config._attn_implementation == "sdpa"
+    ids = torch.tensor([[5, 6, 7, 8]])
+    outputs = model(ids, output_attentions=True)
+    torch.testing.assert_close(outputs.logits, model(ids).logits)
+    assert all(weights.triu(1).abs().max() == 0 for weights in outputs.attentions) and outputs.attentions
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 10**6},
+        {"num_beams": 2.0},
+        {"num_return_sequences": 10**7, "do_sample": True},
+        {"max_length": 1.5},
+        {"max_length": 10**9},
+        {"max_new_tokens": 10**9},
+        {"max_new_tokens": 7.5},
+        {"min_new_tokens": 10**9},
+        {"min_length": "3"},
+        {"max_extra_tokens": 10**8},
+        {"length_penalty": float("nan"), "num_beams": 2},
+        {"coverage_penalty": float("inf"), "num_beams": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("beams", [1, 4])
+def test_absurd_settings_raise_at_once_and_name_the_setting(settings, beams):
+    model, batch = random_model(30), padded_batch(30, [7, 2, 5])
+    model.generation_config = paper_generation_config(model.config)
+    with pytest.raises((ValueError, TypeError), match=next(iter(settings))):
+        model.generate(**batch, **{"num_beams": beams, **settings})
+
+
+def test_a_search_ends_behind_a_limit_that_it_never_equals():
+    search = BeamSearch(torch.tensor([[0]]), torch.tensor([0]), beams=2, alpha=0.6, end=torch.tensor([2]))
+    search.step(torch.randn(1, 9).log_softmax(-1))
+    assert search.done
 
 
 @pytest.mark.parametrize("settings", [{**GNMT, "num_beams": 3}, {"num_beams": 1}], ids=["beams", "greedy"])

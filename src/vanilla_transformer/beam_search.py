@@ -131,7 +131,7 @@ class BeamSearch:
         """
         batch, width, _ = self.tokens.shape
         self.length += 1
-        at_limit = self.limits == self.length  # (batch,)
+        at_limit = self.limits <= self.length  # (batch,)
         if self.never is not None:
             log_probs[:, self.never] = IMPOSSIBLE
         if self.length >= self.shortest_limit and len(self.end):

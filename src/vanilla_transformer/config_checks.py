@@ -1,7 +1,8 @@
-"""Checks of configurations: types, bounds, memory."""
+"""Checks of configurations and of settings of `generate`: types, bounds, memory."""
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -88,3 +89,25 @@ def physical_memory() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return math.inf
+
+
+MOST_BEAMS = 2_000
+SHORTEST_LIMIT = 10_000  # tokens; the limit of an output is 16 times the model's positions, or this
+
+
+def check_generation_settings(settings: Mapping[str, Any], positions: int | None = None) -> None:
+    """Raises ValueError for numbers of beams, outputs or tokens that are no whole numbers, or absurd.
+
+    Args:
+        settings: of `generate`; None and absent ones have no limit.
+        positions: the model's `max_position_embeddings`.
+    """
+    longest = max(SHORTEST_LIMIT, 16 * positions if is_whole(positions) else 0)  # type: ignore[operator]
+    names = ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_extra_tokens")
+    limits = dict.fromkeys(names, longest) | dict.fromkeys(("num_beams", "num_return_sequences"), MOST_BEAMS)
+    for name, limit in limits.items():
+        value = settings.get(name)
+        if value is not None and not is_whole(value):
+            raise ValueError(f"{name}={value!r} must be a whole number")
+        if value is not None and value > limit:
+            raise ValueError(f"{name}={value} is more than {limit}, the largest that this model accepts")

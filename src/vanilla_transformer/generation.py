@@ -1,5 +1,6 @@
 """`generate` with the paper's decoding (section 6.1): beam search, and a length limit for each sentence."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.generation import (
 )
 
 from .beam_search import BeamSearch, allow_only
+from .config_checks import check_generation_settings
 
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
 Settings = Any  # a GenerationConfig that also has SETTINGS, which its class does not declare
@@ -42,7 +44,7 @@ class PaperGenerationMixin(GenerationMixin):
     - `length_penalty_type="gnmt"`: with `num_beams > 1`, search with `BeamSearch`; `length_penalty` is its α.
       `early_stopping=True` means the same as in transformers. Otherwise transformers' own methods run.
     - `coverage_penalty`: β (0.2 in Wu et al.). p_ij is the cross-attention of the last decoder layer, the
-      mean over its heads. Only "eager" attention returns it.
+      mean over its heads.
     - `max_extra_tokens`: an output has at most this many tokens more than its input, counting end tokens and
       ignoring padding. This limit also applies to greedy search and sampling.
     """
@@ -62,6 +64,7 @@ class PaperGenerationMixin(GenerationMixin):
 
     def _check_settings(self, settings: Settings) -> None:
         kind, beta, extra = (getattr(settings, name) for name in SETTINGS)
+        check_generation_settings(vars(settings), self.config.max_position_embeddings)
         if kind not in (None, "gnmt"):
             raise ValueError(
                 f"length_penalty_type={kind!r} is unknown: use 'gnmt', or None for transformers' own penalty"
@@ -73,8 +76,10 @@ class PaperGenerationMixin(GenerationMixin):
                 "length_penalty_type='gnmt' cannot sample: for do_sample=True, set num_beams=1 or "
                 "length_penalty_type=None"
             )
-        if beta is not None and not (isinstance(beta, (int, float)) and beta >= 0):
+        if beta is not None and not (isinstance(beta, (int, float)) and 0 <= beta < math.inf):
             raise ValueError(f"coverage_penalty={beta!r} must be a number that is not negative")
+        if uses_own_search(settings) and not math.isfinite(settings.length_penalty):
+            raise ValueError(f"length_penalty={settings.length_penalty} must be finite")
         if beta and not (uses_own_search(settings) and self.config.is_encoder_decoder):
             raise ValueError(
                 f"coverage_penalty={beta} needs length_penalty_type='gnmt' (here {kind!r}), num_beams > 1 "
@@ -224,13 +229,9 @@ class PaperGenerationMixin(GenerationMixin):
 
     def _source_attention(self, outputs: Any) -> torch.Tensor:
         """Σ_j p_ij over the target tokens j of this forward pass, `(rows, source)`."""
-        weights = outputs.cross_attentions[-1] if outputs.cross_attentions else None
-        if weights is None:
-            raise ValueError(
-                f"coverage_penalty needs attention weights, which {self.config._attn_implementation!r} "
-                "attention does not return; call model.set_attn_implementation('eager') first"
-            )
-        return weights.float().mean(1).sum(1)  # (rows, heads, target, source) over heads and target
+        return (
+            outputs.cross_attentions[-1].float().mean(1).sum(1)
+        )  # (rows, heads, target, source) over heads and target
 
 
 class EndAtLimit(LogitsProcessor):

@@ -89,9 +89,9 @@ class Attention(nn.Module):
             memory, memory_packing, memory_position_vectors = states, packing, position_vectors
             past_key_values = own_cache(past_key_values)
         key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_position_vectors)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, scaled_dot_product_attention
-        )
+        attend: Callable = scaled_dot_product_attention  # the one that returns weights
+        if not kwargs.get("output_attentions"):
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attend)
         heads, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         output = packing.pack(heads.flatten(2))  # (batch, length, heads * value_dim), or packed
         return self.o_proj(output), weights

@@ -1,5 +1,6 @@
 """The encoder and the decoder: vectors in, vectors out (section 3.1)."""
 
+import copy
 import os
 from os import PathLike
 from pathlib import Path
@@ -74,6 +75,15 @@ def final_norm(config: LayersConfig) -> nn.Module:
     return normalization(config) if config.norm_position == "pre" else nn.Identity()
 
 
+def attention_of_a_call(config: LayersConfig, kwargs: dict[str, Any]) -> tuple[LayersConfig, dict[str, Any]]:
+    """The configuration for the masks of a call: that of "eager" attention if the call returns weights."""
+    if not kwargs.get("output_attentions", config.output_attentions):
+        return config, kwargs
+    config = copy.copy(config)  # other threads use the model's own
+    config._attn_implementation = "eager"
+    return config, {**kwargs, "output_attentions": True}
+
+
 class Encoder(VanillaTransformerPreTrainedModel):
     """`encoder_layers` identical layers (figure 1, left)."""
 
@@ -102,7 +112,8 @@ class Encoder(VanillaTransformerPreTrainedModel):
             packing: skips padding; the output is `(1, tokens, width)`.
             position_vectors: `(batch, length, width)`, added to queries and keys in every layer.
         """
-        mask = create_bidirectional_mask(self.config, states, attention_mask)
+        config, kwargs = attention_of_a_call(self.config, kwargs)
+        mask = create_bidirectional_mask(config, states, attention_mask)
         packing = packing_for_norm(packing, self, attention_mask)
         if position_vectors is not None:
             position_vectors = packing.pack(position_vectors)
@@ -163,16 +174,17 @@ class Decoder(VanillaTransformerPreTrainedModel):
             layer_outputs: a list to which the decoder appends the output of each layer, normalised as the
                 last one is, for heads that learn from all layers.
         """
+        config, kwargs = attention_of_a_call(self.config, kwargs)
         if self.is_causal:
             cache = own_cache(past_key_values)
-            mask = create_causal_mask(self.config, states, attention_mask, cache, position_ids)
+            mask = create_causal_mask(config, states, attention_mask, cache, position_ids)
         else:
-            mask = create_bidirectional_mask(self.config, states, attention_mask)
+            mask = create_bidirectional_mask(config, states, attention_mask)
         memory_mask = None
         if encoder_hidden_states is not None:
             padded_column = source_packing.unpack(encoder_hidden_states[..., :1])  # the mask needs its length
             memory_mask = create_bidirectional_mask(
-                self.config, states, encoder_attention_mask, encoder_hidden_states=padded_column
+                config, states, encoder_attention_mask, encoder_hidden_states=padded_column
             )
         packing = packing_for_norm(packing, self, attention_mask)
         if position_vectors is not None:

@@ -230,3 +230,69 @@ def test_models_that_are_not_encoder_decoders_raise(parts):
     for model in (VanillaTransformerForCausalLM(config), BertForMaskedLM(BertConfig(**sizes))):
         with pytest.raises(ValueError, match=f"encoder-decoder .*{type(model).__name__}"):
             make("translation", (model, tokenizer))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_are_in_the_records(family, options, batch_size):
+    model, tokenizer = family
+    wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True, **options}
+    pipe = make("translation", family, **wanted)
+    results = pipe(TEXTS[:3], batch_size=batch_size, return_tensors=True)
+    for text, records in zip(TEXTS, results):
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        alone = model.generate(**inputs, max_new_tokens=6, **wanted)
+        for index, record in enumerate(records if isinstance(records, list) else [records]):
+            ids = record["translation_token_ids"][1:]
+            assert ids[: len(alone.sequences[0]) - 1].tolist() == alone.sequences[index, 1:].tolist()
+            assert record["scores"].shape[1] == record["logits"].shape[1] == model.config.vocab_size
+            length = int((ids != tokenizer.pad_token_id).sum())
+            assert len(record["scores"]) >= max(1, length)
+            if options["num_beams"] > 1:
+                assert record["sequences_scores"] == pytest.approx(
+                    float(alone.sequences_scores[index]), abs=1e-4
+                )
+                origins = alone.beam_indices[index]
+                for step in range(int((origins >= 0).sum())):
+                    expected = alone.scores[step][origins[step]]
+                    torch.testing.assert_close(record["scores"][step], expected, atol=1e-4, rtol=1e-3)
+            else:
+                torch.testing.assert_close(record["scores"][0], alone.scores[0][0], atol=1e-4, rtol=1e-3)
+                assert "sequences_scores" not in record
+
+
+def test_without_scores_records_are_texts(parts):
+    assert make("translation", parts)("the dog", return_dict_in_generate=True)[0].keys() == {
+        "translation_text"
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 10**6},
+        {"max_length": 10**9},
+        {"max_new_tokens": 2.5},
+        {"num_return_sequences": 10**6},
+        {"batch_size": 10**9},
+        {"batch_size": 0},
+        {"batch_size": 1.5},
+        {"num_workers": 10**6},
+    ],
+    ids=str,
+)
+def test_absurd_settings_raise_and_name_the_setting(family, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make("translation", family, max_new_tokens=None)(TEXTS, **settings)
+
+
+def test_close_limits_are_logged_for_the_first_and_the_tenth_time(parts, caplog):
+    pipe = make("translation", parts, max_new_tokens=None, max_length=8)
+    with caplog.at_level(logging.WARNING):
+        pipe(["the dog " * 20] * 12)
+    assert sum("may cut" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_surrogate_in_a_text_is_replaced(parts):
+    pipe = make("translation", parts)
+    assert pipe("the \ud800 dog") == pipe("the \ufffd dog")

@@ -19,10 +19,14 @@ from transformers.pipelines.base import load_assistant_model
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput, logging
 
+from .config_checks import check_generation_settings, is_whole
+
 logger = logging.get_logger(__name__)
 
 LANGUAGE_PAIR = re.compile(r"translation_(.+?)_to_(.+)")
 DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}  # transformers' own defaults for these pipelines
+SCORES = ("sequences_scores", "scores", "logits")  # of an output of `generate`
+LARGEST_BATCH, MOST_WORKERS = 100_000, 256
 STAND_IN = "."  # replaces a blank text in the batch; its output is discarded
 
 
@@ -43,6 +47,9 @@ class Text2TextGenerationPipeline(Pipeline):
         clean_up_tokenization_spaces: remove spaces before punctuation from the decoded text.
         stop_sequence: a string after which generation ends.
         batch_size: texts per call of the model, 1 by default.
+        return_dict_in_generate: with it, a record also has what else these settings ask for:
+            `sequences_scores` (a number, of beam search), and with `output_scores` or `output_logits`,
+            `scores` and `logits`, `(tokens, vocabulary)`, of the steps that wrote the output.
         generate_kwargs: any argument of `generate`. The defaults, for settings that neither the caller nor
             the model's generation config sets, are 4 beams and at most 256 new tokens.
 
@@ -120,6 +127,13 @@ class Text2TextGenerationPipeline(Pipeline):
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        for name, value, limit in (
+            ("batch_size", batch_size, LARGEST_BATCH),
+            ("num_workers", num_workers, MOST_WORKERS),
+        ):
+            least = int(name == "batch_size")
+            if value is not None and not (is_whole(value) and least <= value <= limit):
+                raise ValueError(f"{name}={value!r} must be a whole number from {least} to {limit}")
         if isinstance(inputs, Sequence) and not isinstance(inputs, str):
             inputs = list(inputs)
             if not inputs:
@@ -175,10 +189,13 @@ class Text2TextGenerationPipeline(Pipeline):
         return self.tokenizer(text, **kwargs)
 
     def _count(self, what: str, text: str, consequence: str) -> None:
-        """Counts, and logs a warning for the 1st, 10th, 100th, …: a large run stays readable."""
-        self.counts[what] += 1
-        if str(self.counts[what]).rstrip("0") == "1":
+        if self._is_due(what):
             logger.warning(f"{self.counts[what]} {what} so far, {consequence}. The last one: {text[:60]!r}")
+
+    def _is_due(self, what: str) -> bool:
+        """Counts, and returns whether to log the 1st, 10th, 100th, …: a large run stays readable."""
+        self.counts[what] += 1
+        return str(self.counts[what]).rstrip("0") == "1"
 
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> Any:
         blank = input_tensors.pop("blank")
@@ -186,12 +203,15 @@ class Text2TextGenerationPipeline(Pipeline):
         if "generation_config" not in generate_kwargs:  # it replaces the constructor's arguments
             generate_kwargs = {**self.generate_kwargs, **generate_kwargs}
         chosen = self._chosen_settings(generate_kwargs)
+        check_generation_settings(chosen, getattr(self.model.config, "max_position_embeddings", None))
         self.check_inputs(input_length, *self._output_lengths(chosen, generate_kwargs))
         # A tokenizer may add arguments of `generate`, such as the language's first token, once per text.
         model_inputs = {k: v[0] if isinstance(v, list) else v for k, v in input_tensors.items()}
         output = self.model.generate(**model_inputs, **self._with_defaults(generate_kwargs, chosen))
         ids = output["sequences"] if isinstance(output, ModelOutput) else output
-        return {"output_ids": ids.unflatten(0, (batch, -1)), "blank": blank}  # (batch, sequences, length)
+        scores = scores_of_outputs(output) if isinstance(output, ModelOutput) else {}
+        outputs = {"output_ids": ids, **scores}
+        return {name: rows.unflatten(0, (batch, -1)) for name, rows in outputs.items()} | {"blank": blank}
 
     def _chosen_settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the settings that the caller or else the model's generation config chose."""
@@ -228,7 +248,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def check_inputs(self, input_length: int, min_length: int, max_length: int | None) -> None:
         """Warns if the lengths, in tokens, are probably a mistake; `max_length` is None if nobody set it."""
-        if max_length is not None and max_length < min_length:
+        if max_length is not None and max_length < min_length and self._is_due("contradicting lengths"):
             logger.warning(f"min_length={min_length} is more than max_length={max_length}")
 
     def postprocess(  # type: ignore[override]  # the base class allows any option
@@ -239,7 +259,7 @@ class Text2TextGenerationPipeline(Pipeline):
         clean_up_tokenization_spaces: bool = False,
     ) -> list[dict[str, Any]]:
         records = []
-        for ids in model_outputs["output_ids"][0]:  # (length,)
+        for index, ids in enumerate(model_outputs["output_ids"][0]):  # (length,)
             if model_outputs["blank"][0]:
                 ids = ids[:0]
             record: dict[str, Any] = {}
@@ -249,6 +269,10 @@ class Text2TextGenerationPipeline(Pipeline):
                 record[f"{self.return_name}_text"] = self.tokenizer.decode(
                     ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
                 )
+            for name in SCORES:
+                if name in model_outputs:
+                    value = model_outputs[name][0][index]
+                    record[name] = value if value.dim() else float(value)
             records.append(record)
         return records
 
@@ -260,7 +284,7 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
 
     def check_inputs(self, input_length: int, min_length: int, max_length: int | None) -> None:
         super().check_inputs(input_length, min_length, max_length)
-        if max_length is not None and input_length < max_length:
+        if max_length is not None and input_length < max_length and self._is_due("short inputs"):
             logger.warning(
                 f"max_length={max_length}, but the input has only {input_length} tokens and a summary is "
                 f"usually shorter; consider max_length={input_length // 2}"
@@ -298,7 +322,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 
     def check_inputs(self, input_length: int, min_length: int, max_length: int | None) -> None:
         super().check_inputs(input_length, min_length, max_length)
-        if max_length is not None and input_length > 0.9 * max_length:
+        if max_length is not None and input_length > 0.9 * max_length and self._is_due("close limits"):
             logger.warning(
                 f"max_length={max_length} may cut the translation: the input has {input_length} tokens"
             )
@@ -315,6 +339,20 @@ class TranslationPipeline(Text2TextGenerationPipeline):
             known = ", ".join(map(repr, self.tokenizer.languages))
             raise ValueError(f"the target language is missing: pass tgt_lang, one of {known}")
         return self.tokenizer(text, **kwargs)
+
+
+def scores_of_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """`SCORES` that `generate` returned: `(outputs,)`, or `(outputs, tokens, vocabulary)`."""
+    found = {name: output[name] for name in SCORES if output.get(name) is not None}
+    origins = output.get("beam_indices")  # of each token, the row that predicted it, or -1
+    for name in found.keys() - {"sequences_scores"}:
+        steps = torch.stack(found[name])  # (tokens, rows, vocabulary)
+        if origins is None:
+            found[name] = steps.transpose(0, 1)
+        else:
+            step = torch.arange(min(len(steps), origins.shape[1]), device=origins.device)
+            found[name] = steps[step, origins[:, : len(step)].clamp(min=0)]
+    return found
 
 
 def without_none(options: dict[str, Any]) -> dict[str, Any]:

@@ -301,6 +301,14 @@ def test_objects_of_the_wrong_type_name_the_row(tmp_path, objects, named):
         load(str(path))
 
 
+@pytest.mark.parametrize("image", [7, True, {"path": "1.png"}, {"path": 7, "bytes": 8}, ["1.png"], None])
+def test_a_column_that_holds_no_images_is_named(tmp_path, image):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"image": image, "objects": [{"bbox": BOX, "category": 0}]}))
+    with pytest.raises(InputError, match="a.jsonl.*not images"):
+        load(str(path))
+
+
 # Which files may be opened
 
 

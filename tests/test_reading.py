@@ -8,6 +8,8 @@ import logging
 import pytest
 
 from vanilla_transformer.tasks import lines as lines_module
+from vanilla_transformer.tasks.language_modeling import LanguageModelingArguments
+from vanilla_transformer.tasks.language_modeling import load_texts as load_documents
 from vanilla_transformer.tasks.lines import decoded, text_lines
 from vanilla_transformer.tasks.seq2seq import Seq2SeqArguments
 from vanilla_transformer.tasks.seq2seq import load_splits as load_pairs
@@ -275,3 +277,17 @@ def test_columns_that_only_some_rows_have(tmp_path):
         assert read(path, streaming) == expected
         data = Seq2SeqArguments(train_file=[path], source_lang="en", target_lang="de", streaming=streaming)
         assert list(load_pairs(data)["train"]) == [{"source": "a", "target": "b"}]
+
+
+def test_a_column_with_nul_in_its_name_is_named(tmp_path):
+    with pytest.raises(InputError, match="a.csv: the name of the column .* holds a NUL"):
+        read(write(tmp_path / "a.csv", "e\0n,de\nx,y\n"))
+
+
+def test_texts_beside_values_of_other_types_are_checked(tmp_path):
+    for value, named in ((7, "int"), ([], "list"), ({"a": 1}, "dict"), (True, "bool")):
+        path = write(tmp_path / "a.jsonl", '{"text": "a"}\n' + json.dumps({"text": value}) + "\n")
+        with pytest.raises(InputError, match=f"a.jsonl: text_column 'text' holds {named}"):
+            load_documents(LanguageModelingArguments(train_file=[path]))
+    write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": Infinity}\n{"text": null}\n')
+    assert load_documents(LanguageModelingArguments(train_file=[path]))["train"]["text"][:] == ["a"]

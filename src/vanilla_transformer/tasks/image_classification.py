@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, IterableDataset
-from datasets import Image as ImageFeature
 from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers import BaseImageProcessor
@@ -197,19 +196,6 @@ def _check_columns(rows: Rows, where: str, data: ImageArguments) -> None:
         raise InputError(f"streaming: {where} does not declare its columns; set streaming to false")
     for key in ("image_column", "label_column"):
         require_column(columns, getattr(data, key), key, where)
-    kind = rows.features[data.image_column]
-    if not isinstance(kind, ImageFeature) and not _is_encoded(kind):
-        raise InputError(
-            f"image_column: {data.image_column!r} of {where} holds {kind}, not images. Images are stored as "
-            "{bytes, path}, as bytes, or as file names"
-        )
-
-
-def _is_encoded(kind: Any) -> bool:
-    """Return whether `datasets` reads a column of this kind as images."""
-    if isinstance(kind, dict):
-        return {"bytes", "path"} == set(kind)
-    return getattr(kind, "dtype", None) in ("binary", "large_binary", "string", "large_string")
 
 
 def _declared_names(rows: IterableDataset, where: str, data: ImageArguments) -> list[str]:

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..configuration_vanilla_transformer import LayersConfig
+from .settings import InputError
 from .sources import Rows, SourceArguments, matching_files
 from .text import loading
 
@@ -98,8 +99,17 @@ def with_paths(rows: Rows, where: str, data: StoredImageArguments, name: str) ->
 
     The path of a file that does not exist, or that may not be opened, becomes None. Images outside their
     folder are counted.
+
+    Raises:
+        InputError: the column does not hold images.
     """
     column, folders = data.image_column, image_folders(data, name)
+    kind = rows.features[column]
+    if not isinstance(kind, ImageFeature) and not _is_encoded(kind):
+        raise InputError(
+            f"image_column: {column!r} of {where} holds {kind}, not images. Images are stored as "
+            "{bytes, path}, as bytes, or as file names"
+        )
     rows = rows.cast_column(column, ImageFeature(decode=False))
     if not isinstance(rows, Dataset):
 
@@ -118,6 +128,15 @@ def with_paths(rows: Rows, where: str, data: StoredImageArguments, name: str) ->
     if outside:
         logger.warning("%s: skipped %d images outside their folder: %s", where, outside, first)
     return rows.remove_columns(column).add_column(column, images, feature=ImageFeature(decode=False))
+
+
+def _is_encoded(kind: Any) -> bool:
+    """Return whether `datasets` reads a column of this kind as images."""
+    if isinstance(kind, dict):
+        kinds = {key: getattr(one, "dtype", None) for key, one in kind.items()}
+        texts, blobs = ("string", "large_string", "null"), ("binary", "large_binary", "null")
+        return kinds.keys() == {"bytes", "path"} and kinds["bytes"] in blobs and kinds["path"] in texts
+    return getattr(kind, "dtype", None) in ("binary", "large_binary", "string", "large_string")
 
 
 def _located(

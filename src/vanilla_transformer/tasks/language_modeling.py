@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from tokenizers import decoders
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -144,7 +144,7 @@ def _text_column(rows: Rows, where: str, column: str) -> Rows:
                 )
         return {"text": [(value or "").rstrip("\r\n") for value in batch[column]]}
 
-    return rows.map(texts, batched=True, remove_columns=columns)
+    return rows.map(texts, batched=True, remove_columns=columns, features=Features({"text": Value("string")}))
 
 
 def _is_blank(row: dict[str, str]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowException
 
 from ..corpora import CORPORA, SHIPPED, corpus_files
 from .delimited import Delimited, delimited_rows, describe
@@ -255,6 +256,10 @@ def _read_rows(paths: list[str], reader: str | None, streaming: bool) -> Rows:
     else:
         features = json_features(paths)
         columns = tuple(features)
+    if strange := next((column for column in columns if "\0" in column), None):
+        raise InputError(
+            f"{', '.join(paths)}: the name of the column {strange!r} holds a NUL; is it a text file in UTF-8?"
+        )
     return generated(_rows, paths, streaming, features, tables=tables, columns=columns)
 
 
@@ -284,7 +289,7 @@ def generated(
         return IterableDataset.from_generator(generate, features=features, gen_kwargs=arguments)
     try:
         return Dataset.from_generator(generate, features=features, gen_kwargs=arguments)
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ArrowException, TypeError, ValueError) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise InputError(f"{', '.join(paths)} cannot be read: {error.__cause__ or error}") from error

@@ -10,6 +10,7 @@ from PIL import Image, TiffImagePlugin
 from transformers import AutoImageProcessor, image_utils
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.pipelines import image_classification, image_feature_extraction, object_detection
 
 from vanilla_transformer import (
     VanillaTransformerImageProcessor,
@@ -145,6 +146,12 @@ def test_training_processor_and_pipelines_see_the_same_pixels(kind, tmp_path):
     for image in images:
         for seen in (image, image_utils.load_image(image)):  # stock pipelines call load_image
             assert np.array_equal(both(seen, return_tensors="np")["pixel_values"], trained)
+
+
+def test_pipelines_of_images_use_the_loader_that_remembers():
+    for module in (image_classification, object_detection, image_feature_extraction, image_utils):
+        assert vars(module)["load_image"] is image_utils.load_image
+        assert image_utils.load_image.remembers
 
 
 def test_levels_are_scaled_and_hidden_colors_are_white():

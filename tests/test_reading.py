@@ -180,6 +180,13 @@ def test_cells_are_text(tmp_path):
     assert [row["de"] for row in read(path, streaming=True)] == cells
 
 
+def test_suffixes_in_capitals_and_several_suffixes(tmp_path):
+    for name, content in (("A.TSV", "en\tde\na, b\tc\n"), ("a.tsv.csv", 'en,de\n"a, b",c\n')):
+        assert read(write(tmp_path / name, content)) == [{"en": "a, b", "de": "c"}]
+    path = write(tmp_path / "A.Tsv.gz", gzip.compress(b"en\tde\na, b\tc\n"))
+    assert read(path) == [{"en": "a, b", "de": "c"}]
+
+
 def test_numeric_labels_of_a_csv_are_classes_in_their_order(tmp_path):
     path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t {n},{n % 12}\n" for n in range(24)))
     splits = load_texts(TextClassificationArguments(train_file=[path]))

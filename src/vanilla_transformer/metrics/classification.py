@@ -134,7 +134,7 @@ class BalancedAccuracy(ClassificationMetric):
         if references.ndim > 1:
             raise ValueError("balanced_accuracy needs one class for each example, not several")
         with warnings.catch_warnings():  # a class that is predicted but never true does not count
-            warnings.filterwarnings("ignore", "y_pred contains classes", UserWarning)
+            warnings.filterwarnings("ignore", "y_pred contains classes|A single label", UserWarning)
             return float(sklearn_metrics.balanced_accuracy_score(references, predictions, **options))
 
 

@@ -131,4 +131,4 @@ def _fits(boxes: np.ndarray, limits: np.ndarray, box_format: str) -> np.ndarray:
     """Return for each box whether it lies in its image and has an area, read in this format."""
     corners = as_corners(boxes, box_format)
     inside = (corners[:, 2:] <= limits + TOLERANCE).all(1) & (corners[:, :2] >= -TOLERANCE).all(1)
-    return inside & (corners[:, 2:] > corners[:, :2]).all(1)
+    return np.asarray(inside & (corners[:, 2:] > corners[:, :2]).all(1))

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from .lines import LONGEST_LINE, decoded, text_lines
 from .settings import InputError
@@ -50,7 +49,7 @@ def describe(path: str) -> Delimited:
     Raises:
         InputError: it cannot be read, or has no rows.
     """
-    separator = "\t" if ".tsv" in Path(path).suffixes else ","
+    separator = "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
     reading, hints = _plain(path, separator)
     quoted, why = False, ""
     if hints["opened"]:

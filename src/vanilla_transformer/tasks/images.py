@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 # What Pillow raises for damaged images.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
-    *(struct.error, NotImplementedError, Image.DecompressionBombError),
+    *(struct.error, zlib.error, NotImplementedError, Image.DecompressionBombError),
 )
 
 MAX_PIXELS = 120_000_000  # 360 MB as RGB; a small file can hold many more

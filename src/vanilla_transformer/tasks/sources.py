@@ -316,7 +316,7 @@ def matching_files(name: str, pattern: str) -> list[str]:
 
 def reader_of(path: str) -> str | None:
     """Return the name of the `datasets` reader for a file, or None if it is plain text."""
-    suffixes = [suffix for suffix in Path(path).suffixes[-2:] if suffix != ".gz"]
+    suffixes = [suffix for suffix in Path(path.lower()).suffixes[-2:] if suffix != ".gz"]
     return READERS.get(suffixes[-1]) if suffixes else None
 
 

@@ -126,7 +126,7 @@ def _fit_head(model: PreTrainedModel, stored: Mapping[int, str], pretrained: str
     It reorders the head's rows if the labels are the `stored` ones in another order, and replaces the head
     if the labels are others.
     """
-    names = list(model.config.id2label.values())
+    names = list((model.config.id2label or {}).values())
     before = [stored[id] for id in sorted(stored)]
     if names == before:
         return

@@ -71,6 +71,14 @@ def test_names_and_ids_of_labels(values, feature, names, ids):
     assert class_ids(rows, "label", "here", names) == ids
 
 
+def test_labels_that_are_one_number_have_a_fixed_order(tmp_path):
+    """The order of a set of texts differs from process to process."""
+    given = [f"{zeros}{number}" for number in range(12) for zeros in ("", "0", "00", "000")]
+    rows = Dataset.from_dict({"label": given})
+    expected = sorted(given, key=lambda name: (int(name), name))
+    assert class_names(rows, "label", "rows") == expected
+
+
 def test_labels_are_matched_by_name(tmp_path):
     train = Dataset.from_dict(
         {"text": GOOD, "label": [0, 1, 0, 1, 1]},

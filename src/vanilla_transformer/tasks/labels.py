@@ -60,7 +60,8 @@ def class_names(rows: Dataset, column: str, where: str) -> list[str]:
         return list(feature.names)
     names = {name for name in _names(rows, column, where) if name is not None}
     numbers = all(name.lstrip("-").isdecimal() for name in names)
-    return sorted(names, key=int) if numbers else sorted(names)
+    # The text decides between 7 and 07, so that all processes have the same order.
+    return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
 
 
 def class_ids(rows: Dataset, column: str, where: str, names: Sequence[str]) -> list[int]:

@@ -79,6 +79,11 @@ def test_labels_that_are_one_number_have_a_fixed_order(tmp_path):
     assert class_names(rows, "label", "rows") == expected
 
 
+def test_labels_that_only_look_like_numbers_are_text():
+    for given in (["--5", "3"], ["-", "1"], ["9" * 5000, "1"], ["1.5", "2"]):
+        assert class_names(Dataset.from_dict({"label": given}), "label", "rows") == sorted(given)
+
+
 def test_labels_are_matched_by_name(tmp_path):
     train = Dataset.from_dict(
         {"text": GOOD, "label": [0, 1, 0, 1, 1]},

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def class_names(rows: Dataset, column: str, where: str) -> list[str]:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     names = {name for name in _names(rows, column, where) if name is not None}
-    numbers = all(name.lstrip("-").isdecimal() for name in names)
+    numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
     # The text decides between 7 and 07, so that all processes have the same order.
     return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
 

@@ -226,9 +226,9 @@ def _read_files(name: str, patterns: list[str], streaming: bool, read_text: Read
     if len(readers) > 1:
         raise InputError(f"{name}_file: {', '.join(paths)} have different formats; give files of one format")
     reader = readers.pop()
-    if reader != "parquet":
+    if reader in ("csv", "json"):
         return _read_rows(paths, reader, streaming)
-    for path in paths:
+    for path in paths if reader == "parquet" else ():
         try:
             pq.read_schema(path)
         except (OSError, ValueError) as error:

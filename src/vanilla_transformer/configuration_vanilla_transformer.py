@@ -96,14 +96,17 @@ class LayersConfig(PreTrainedConfig):
         return cls(**{**cls.presets[name], **overrides})
 
     @classmethod
-    def get_config_dict(cls, name: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The entries of a config.json; raises ValueError if it is that of another kind of model."""
-        entries, kwargs = super().get_config_dict(name, **kwargs)
+        entries, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         found = entries.get("model_type", cls.model_type)
         if cls.model_type and found != cls.model_type:
+            place = pretrained_model_name_or_path
             raise ValueError(
-                f"{name} has a model of type {found!r}, but {cls.__name__} reads {cls.model_type!r}: "
-                "its weights would not fit. Load it with an Auto class, such as AutoModelForSeq2SeqLM"
+                f"{place} has a model of type {found!r}, but {cls.__name__} reads {cls.model_type!r}: its "
+                "weights would not fit. Load it with an Auto class, such as AutoModelForSeq2SeqLM"
             )
         return entries, kwargs
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -129,7 +129,8 @@ def projection_cross_entropy(
 ) -> torch.Tensor:
     """`linear_cross_entropy` of a plain projection; any other one is called, so that its parts learn."""
     if is_plain_projection(project):
-        return linear_cross_entropy(states, project.weight, labels, training_loss, num_items_in_batch)
+        weight = cast("torch.Tensor", project.weight)
+        return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch)
     real = labels != IGNORE_INDEX
     states, labels = states[real], labels[real]
     logits = project(states)

@@ -30,7 +30,10 @@ def parse_recipe(name: str, *words: object) -> tuple:
     recipe = load_script(f"recipes/{name}.py")
     with contextlib.chdir(ROOT):
         return parse(
-            *recipe.SETTINGS, argv=[str(word) for word in words], defaults=getattr(recipe, "DEFAULTS", None)
+            *recipe.SETTINGS,
+            argv=[str(word) for word in words],
+            defaults=getattr(recipe, "DEFAULTS", None),
+            unused=getattr(recipe, "UNUSED", ()),
         )
 
 
@@ -38,7 +41,8 @@ def run_recipe(name: str, *words: object) -> None:
     """Run recipes/<name>.py in this process, from the repository's folder. Errors are raised."""
     recipe, argv = load_script(f"recipes/{name}.py"), [str(word) for word in words]
     with contextlib.chdir(ROOT), mock.patch.object(sys, "argv", [f"recipes/{name}.py", *argv]):
-        start(recipe.main, recipe.SETTINGS, getattr(recipe, "DEFAULTS", None), argv)
+        defaults, unused = getattr(recipe, "DEFAULTS", None), getattr(recipe, "UNUSED", ())
+        start(recipe.main, recipe.SETTINGS, defaults, argv, unused)
 
 
 def launch(

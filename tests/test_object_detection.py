@@ -301,7 +301,7 @@ def test_more_objects_than_queries_are_a_warning(tmp_path, caplog):
 
 
 def test_r_drop_raises_before_the_data_are_read(tmp_path):
-    with pytest.raises(InputError, match="r_drop does not apply to object detection"):
+    with pytest.raises(InputError, match="--r_drop: remove it: it does not apply to this recipe"):
         run_recipe("object_detection", "--dataset=nowhere", "--r_drop=1", "--output_dir", tmp_path)
 
 

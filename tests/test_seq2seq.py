@@ -385,7 +385,7 @@ def test_text_columns_give_both_sides():
 def test_decoding_settings_are_ones_that_the_model_has_and_can_save(family, beams, tmp_path):
     model, _ = FAMILIES[family]()
     data = Seq2SeqArguments(source_lang="en", target_lang="de", dataset="x", max_target_length=17)
-    settings = generation_config(model.config, data, DecodingArguments(num_beams=beams, alpha=1.5))
+    settings = generation_config(model, data, DecodingArguments(num_beams=beams, alpha=1.5))
     settings.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "generation_config.json").read_text())
     own = {"length_penalty_type", "max_extra_tokens", "coverage_penalty"}

@@ -248,8 +248,10 @@ class _Parser(HfArgumentParser):
         where = self.origins.get("model.preset", "model.preset")
         presets = self.config_class.presets
         if preset is not None and preset not in presets:
-            hint = nearest(str(preset), presets) or f"; choose from {', '.join(presets)}"
-            raise InputError(f"{where}: unknown preset {preset!r}{hint}")
+            try:
+                self.config_class.from_preset(str(preset))
+            except ValueError as error:
+                raise InputError(f"{where}: {error}{nearest(str(preset), presets)}") from error
         try:
             self.config_class.from_preset(preset, **settings) if preset else self.config_class(**settings)
         except Exception as error:  # strict configs raise exceptions of many classes

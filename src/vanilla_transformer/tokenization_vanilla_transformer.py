@@ -273,7 +273,7 @@ class VanillaTransformerTokenizer(TokenizersBackend):
             cleaned = _without_surrogates((text, text_pair))
             if cleaned == (text, text_pair):
                 raise
-            logger.warning_once("Half of a surrogate pair, such as '\ud800', is no text: it becomes U+FFFD.")
+            logger.warning_once(r"Half of a surrogate pair, such as '\ud800', is no text: it becomes U+FFFD.")
             return encode(*cleaned, *args, **kwargs)
 
     def _backend_for_a_call(

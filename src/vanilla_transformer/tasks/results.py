@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -71,7 +71,7 @@ def train(
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
-    if hasattr(trainer.train_dataset, "__len__"):
+    if isinstance(trainer.train_dataset, Sized):
         metrics = {"train_examples": len(trainer.train_dataset), **metrics}
     return metrics
 
@@ -179,7 +179,7 @@ def finish(
 def described(data: SourceArguments, splits: Mapping[str, Any], what: str) -> str:
     """Return a description of the training data, such as "train.jsonl, 1,000 texts of the classes a, b"."""
     train = splits.get("train")
-    count = f"{len(train):,} " if hasattr(train, "__len__") else ""
+    count = f"{len(train):,} " if isinstance(train, Sized) else ""
     return f"{data.described()}, {count}{what}"
 
 

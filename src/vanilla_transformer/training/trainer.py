@@ -150,7 +150,7 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
                 f"its own: resume it with resume_from_checkpoint={earlier[-1]}, or choose another output_dir"
             )
 
-    def hyperparameter_search(  # type: ignore[override]  # the other arguments pass through
+    def hyperparameter_search(
         self,
         hp_space: Any = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
@@ -295,11 +295,12 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
             with_positions=True,
             **self._token_batches(),
         )
-        collate = self._get_collator_with_removed_columns(self.data_collator, "training")
+        collator = self._get_collator_with_removed_columns(self.data_collator, "training")
+        collate: Any = CollateWithPosition(collator)
         loader = DataLoader(
             stream,
             batch_size=None,
-            collate_fn=CollateWithPosition(collate),
+            collate_fn=collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,

@@ -88,6 +88,14 @@ tests: $(READY) $(CONTRACT_READY)
 coverage: $(READY) $(CONTRACT_READY) ## Run all tests and show the lines that none of them runs
 	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term
 
+TORTURE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=src:tests $(BIN)/python tests/torture
+INPUTS ?= 10000
+
+.PHONY: torture
+torture: $(READY) ## Disturb trainings and fuzz every entry point, under an hour; prints two tables
+	$(TORTURE)/runs.py
+	$(TORTURE)/fuzz.py --inputs $(INPUTS)
+
 .PHONY: lint
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

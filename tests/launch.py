@@ -57,14 +57,8 @@ def launch(
     if processes > 1 and launcher == "torchrun":
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     elif processes > 1:
-        command += [
-            "-m",
-            "accelerate.commands.launch",
-            f"--num_processes={processes}",
-            "--mixed_precision=no",
-        ]
-        # accelerate's own --cpu starts one process only, unless there is mpirun.
-        command += ["--multi_gpu", f"--main_process_port={free_port()}"]
+        command += ["-m", "accelerate.commands.launch", "--config_file=recipes/accelerate/cpu.yaml"]
+        command += [f"--num_processes={processes}", f"--main_process_port={free_port()}"]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [*command, script, *map(str, words)],

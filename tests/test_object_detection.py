@@ -162,7 +162,7 @@ def test_bad_data_raises(tmp_path):
     with pytest.raises(InputError, match="image_column: .* has no column 'picture'"):
         load_splits(DetectionArguments(train_file=files, image_column="picture"))
     nothing = parquet(tmp_path / "b.parquet", [image], [{"bbox": [], "category": []}])
-    with pytest.raises(InputError, match="no training image has an object"):
+    with pytest.raises(InputError, match="no image has an object"):
         load_splits(DetectionArguments(train_file=nothing))
     infinite = parquet(tmp_path / "c.parquet", [image], [{**square, "bbox": [[0, 0, float("inf"), 1]]}])
     with pytest.raises(InputError, match="image 0: a box has four finite numbers"):

@@ -215,9 +215,9 @@ def labelled_texts() -> Door:
             text_classification.TextClassificationArguments(train_file=[str(path)])
         )
 
-    texts, labels = st.one_of(TEXT, TEXT, TEXT, JSON), st.sampled_from(["a", "b"])
-    row = st.fixed_dictionaries({"text": texts, "label": st.one_of(labels, labels, labels, JSON)})
-    return json_lines(row), read
+    right = st.fixed_dictionaries({"text": TEXT.map("a {}".format), "label": st.sampled_from(["a", "b"])})
+    wrong = st.fixed_dictionaries({"text": st.one_of(TEXT, JSON), "label": JSON})
+    return st.one_of(json_lines(right), json_lines(st.one_of(right, right, wrong))), read
 
 
 def labelled_table() -> Door:
@@ -238,7 +238,9 @@ def tagged_words() -> Door:
         data = token_classification.TokenClassificationArguments(train_file=[str(path)])
         token_classification.load_splits(data)
 
-    line = st.tuples(TEXT, st.sampled_from(["O", "B-PER", "I-PER", "I-LOC", "X", "", "B-"])).map(" ".join)
+    right = st.sampled_from(["Mary B-PER", "went O", "to O", "Mount B-LOC", "Sinai I-LOC", ""])
+    tags = st.sampled_from(["O", "B-PER", "I-PER", "I-LOC", "X", "", "B-"])
+    line = st.one_of(*[right] * 9, st.tuples(TEXT, tags).map(" ".join))
     return damaged(st.lists(line, max_size=8).map(lambda lines: "\n".join(lines).encode())) | FILES, read
 
 

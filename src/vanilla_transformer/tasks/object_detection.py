@@ -124,7 +124,8 @@ def load_splits(
     if "train" not in splits:
         return splits, names
     if not any(image["annotations"] for image in splits["train"].annotations):
-        raise InputError("no training image has an object; check that the annotations are not empty")
+        where = loaded["train"].where
+        raise InputError(f"{where}: no image has an object; check that the annotations are not empty")
     trained = _count_labels(splits["train"])
     for name, split in splits.items():
         if unseen := [names[label] for label in sorted(_count_labels(split).keys() - trained.keys())]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import platform
 import shlex
@@ -17,7 +18,7 @@ import psutil
 import torch
 from torch.utils.data import Dataset
 from transformers import AutoConfig, TrainingArguments
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import IntervalStrategy, PredictionOutput
 
 from ..model_card import USE, write_model_card
 from ..training.publishing import publish
@@ -25,6 +26,8 @@ from ..training.trainer import VanillaTransformerTrainer
 from .records import circumstances, data_record
 from .sources import SourceArguments
 from .text import loading
+
+logger = logging.getLogger(__name__)
 
 # Training arguments on the card: the first are always shown, the others if they differ from their defaults.
 ALWAYS_SHOWN = ("max_steps", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "seed")
@@ -64,6 +67,8 @@ def train(
     """
     if not trainer.args.do_train:
         return {}
+    if trainer.eval_dataset is not None and trainer.args.eval_strategy == IntervalStrategy.NO:
+        logger.info("the validation data are scored after training; eval_strategy=steps also does it during")
     files = data_record(data).get("train", {})
     trainer.data_record = {
         "checksums of the training files": list(files.values()),

@@ -1,6 +1,7 @@
 """Score generated texts, and write them to a file."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,8 @@ from ..metrics import load_metric
 from ..metrics.text import bleu_tokenizer
 from .seq2seq import Seq2SeqArguments
 from .sources import reader_of
+
+logger = logging.getLogger(__name__)
 
 # Task -> the file of the model's outputs, and the key of an output in that file.
 OUTPUTS = {
@@ -123,6 +126,13 @@ def write_outputs(
     ids = np.where(predictions < 0, tokenizer.pad_token_id, predictions)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     rows = sorted(zip(split["row"], split["source"], split["target"], texts))
+    if (blank := sum(not text.strip() for text in texts)) > len(texts) / 2:
+        logger.warning(
+            "%d of %d outputs are blank: the model has learned too little. Train longer, and check in "
+            "learning_rate.png that the learning rate reached its peak",
+            blank,
+            len(texts),
+        )
     with open(Path(output_dir, file_name), "w", encoding="utf-8") as file:
         for _, source, reference, text in rows:
             line = {"source": source, "reference": reference, output: text}

@@ -29,7 +29,9 @@ def plot_training_curves(log_history: list[dict], path: str | Path) -> None:
     measured = [key for key in QUALITY if any(key in entry for entry in log_history)][:1]
     figure, axes = _figure(panels=1 + len(measured))
     axes[0].plot(*_series(log_history, "loss"), color=BLUE, linewidth=1, label="training, smoothed labels")
-    axes[0].plot(*_series(log_history, "eval_loss"), color=ORANGE, marker=".", label="validation")
+    validation = _series(log_history, "eval_loss")
+    if len(validation[0]):
+        axes[0].plot(*validation, color=ORANGE, marker=".", label="validation")
     axes[0].set(xlabel="update", ylabel="loss (nats)", title="Loss")
     axes[0].legend()
     for panel, key in zip(axes[1:], measured):

@@ -123,3 +123,4 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1], kind)
         train(folder / "two", 2, kind == "stream")
         train(folder / "resumed", 2, kind == "stream", resume=folder / "two" / f"checkpoint-{SAVED}")
+    torch.distributed.destroy_process_group()

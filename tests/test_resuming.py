@@ -167,6 +167,20 @@ def test_two_processes_equal_one(tmp_path):
     assert two["accumulated"] == 1 and one["accumulated"] == 2
 
 
+def test_two_processes_end_with_the_best_weights(tmp_path):
+    """Not only the process that saves."""
+    flags = "--max_steps", 12, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2
+    flags += "--load_best_model_at_end", "true", "--noam_factor", 30
+    launcher = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"
+    process = script(tmp_path / "run", *flags, launcher=launcher)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors
+    state = json.loads((tmp_path / "run" / "checkpoint-12" / "trainer_state.json").read_text())
+    assert state["best_global_step"] < 12 and "missing keys" not in errors
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())  # of both processes together
+    assert results["eval_loss"] == pytest.approx(state["best_metric"], rel=1e-6)
+
+
 # Averaging
 
 

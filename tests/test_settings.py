@@ -86,7 +86,7 @@ def test_flags_need_no_yaml_and_a_yaml_may_be_empty(tmp_path):
         ("model:\n  tie_word_embeddings: 7", [], ["line 2", "bool"]),
         ("model:\n  norm_position: middle", [], ["line 2", "post", "pre", "'middle'"]),
         ("model:\n  preset: tinny", [], ["line 2", "'tinny'", "did you mean 'tiny'"]),
-        ("model:\n  preset: vast", [], ["line 2", "'vast'", "choose from tiny, "]),
+        ("model:\n  preset: vast", [], ["line 2", "'vast'", "choose one of tiny, "]),
         ("modle:\n  preset: tiny", [], ["line 1", "'modle'", "did you mean 'model'"]),
         ("model:\n  hidden_size: 129", [], ["recipe.yaml", "hidden_size=129", "num_attention_heads=8"]),
         ("model: 3", [], ["line 1", "key: value"]),

@@ -59,3 +59,13 @@ def test_streamed_text_is_the_decoded_text(parts, text, request, capsys):
     streamed = "".join(streamer)
     thread.join()
     assert streamed == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_that_come_without_generate_are_streamed_alike(text, translator, capsys):
+    _, tokenizer = translator
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    for token in tokenizer(text).input_ids:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert capsys.readouterr().out == text + "\n"

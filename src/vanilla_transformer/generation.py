@@ -14,9 +14,7 @@ from transformers.generation import (
     LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
-    TextStreamer,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from .beam_search import BeamSearch, allow_only
 from .config_checks import check_generation_settings
@@ -143,11 +141,6 @@ class PaperGenerationMixin(GenerationMixin):
             processors.append(EndAtLimit(input_ids_seq_length + limits, end))
         return processors
 
-    def _sample(self, *args: Any, streamer: BaseStreamer | None = None, **kwargs: Any) -> Any:
-        if isinstance(streamer, TextStreamer):
-            streamer = StreamerOfLines(streamer)
-        return super()._sample(*args, streamer=streamer, **kwargs)
-
     def _beam_search(
         self,
         input_ids: Any,
@@ -239,28 +232,6 @@ class PaperGenerationMixin(GenerationMixin):
         return (
             outputs.cross_attentions[-1].float().mean(1).sum(1)
         )  # (rows, heads, target, source) over heads and target
-
-
-class StreamerOfLines(BaseStreamer):
-    """Streams to a `TextStreamer`, which would lose the space at the begin of a line.
-
-    It decodes each line alone, and decoding removes the space before the first word of a text. Here a line is
-    decoded with the line end before it.
-    """
-
-    def __init__(self, streamer: TextStreamer):
-        self.streamer: Any = streamer
-
-    def put(self, value: torch.Tensor) -> None:
-        streamer = self.streamer
-        streamer.put(value)
-        if not streamer.token_cache:
-            streamer.token_cache = value.flatten()[-1:].tolist()
-            text = streamer.tokenizer.decode(streamer.token_cache, **streamer.decode_kwargs)
-            streamer.print_len = len(text)
-
-    def end(self) -> None:
-        self.streamer.end()
 
 
 class EndAtLimit(LogitsProcessor):

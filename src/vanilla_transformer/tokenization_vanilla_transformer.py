@@ -20,6 +20,7 @@ exception: a masked model needs it in a text. `split_special_tokens=True` makes 
 Half of a surrogate pair, which no UTF-8 text has, becomes U+FFFD.
 """
 
+import functools
 import json
 import re
 import warnings
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
+import torch
 from tokenizers import (
     AddedToken,
     Encoding,
@@ -39,7 +41,7 @@ from tokenizers import (
 )
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import BatchEncoding, PreTrainedTokenizerBase, TextStreamer, TokenizersBackend
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import logging
@@ -70,6 +72,7 @@ class VanillaTransformerTokenizer(TokenizersBackend):
     then begins with the tag `<2es>` (Johnson et al. 2017). Targets have no tag.
     """
 
+    removes_first_space = True  # decoding removes the space that encoding adds
     _target_mode = False
     _tokenizer: Tokenizer
 
@@ -386,3 +389,26 @@ def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> l
             text = bytes(BYTES[character] for character in piece).decode(errors="backslashreplace")
         texts.append(text)
     return texts
+
+
+def _stream_line_ends() -> None:
+    """Make `TextStreamer` decode a line with the line end before it, for tokenizers of this package.
+
+    It decodes each line alone, as if it began a text, whose first space decoding removes.
+    """
+    stock: Any = TextStreamer.put
+    if hasattr(stock, "keeps_line_ends"):  # a copy of this file, beside weights, did it
+        return
+
+    @functools.wraps(stock)
+    def put(self: Any, value: torch.Tensor) -> None:
+        stock(self, value)
+        if not self.token_cache and getattr(self.tokenizer, "removes_first_space", False):
+            self.token_cache = value.flatten()[-1:].tolist()
+            self.print_len = len(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
+
+    put.keeps_line_ends = True  # type: ignore[attr-defined]
+    TextStreamer.put = put  # type: ignore[method-assign]
+
+
+_stream_line_ends()

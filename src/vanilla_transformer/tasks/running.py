@@ -32,6 +32,8 @@ def run(
     """
     try:
         start(main, settings, defaults, unused=unused)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # otherwise its threads may abort at the end
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -197,6 +197,13 @@ class CheckpointingTrainer(PublishingTrainer):
                 "and vocabulary, or start again in a new --output_dir"
             ) from error
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Ignores tied weights, which a checkpoint stores once."""
+        held = self.model.state_dict(keep_vars=True)
+        loaded = {id(weight) for name, weight in held.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(held[name]) not in loaded]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     def is_complete(self, checkpoint: str) -> bool:
         """Whether the checkpoint has reached `max_steps`: transformers would still make one more update."""
         state = Path(checkpoint, TRAINER_STATE_NAME)

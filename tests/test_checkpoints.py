@@ -157,6 +157,23 @@ def test_the_best_checkpoint_survives_rotation(tmp_path, caplog):
     assert "missing keys" not in caplog.text  # tied weights are stored once
 
 
+def test_a_run_that_moved_keeps_its_best_checkpoint(tmp_path):
+    settings = RESUMED | {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
+    settings |= {"eval_dataset": pairs(9, 1), "noam_factor": 30}
+    first = trainer_of(tmp_path / "first", **{**settings, "max_steps": 6})
+    first.train()
+    (tmp_path / "first").rename(tmp_path / "moved")
+    second = trainer_of(tmp_path / "moved", **settings)
+    second.train(resume_from_checkpoint=True)
+    best = second.state.best_model_checkpoint
+    assert best == str(tmp_path / "moved" / f"checkpoint-{second.state.best_global_step}")
+
+
+def test_resuming_from_an_earlier_checkpoint_names_the_later_ones(run, caplog):
+    trainer_of(run, **RESUMED).train(resume_from_checkpoint=str(run / "checkpoint-3"))
+    assert "checkpoint-6, checkpoint-9 in" in caplog.text and "later updates than checkpoint-3" in caplog.text
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = build()
 

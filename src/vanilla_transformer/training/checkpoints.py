@@ -39,9 +39,6 @@ logger = logging.get_logger(__name__)
 UNFINISHED = "unfinished"  # the folder in output_dir that holds a checkpoint while it is written or deleted
 
 
-# Saving, loading and averaging in a Trainer
-
-
 class CheckpointingTrainer(PublishingTrainer):
     """A Trainer whose checkpoints are complete or absent, and which can average them.
 
@@ -80,7 +77,8 @@ class CheckpointingTrainer(PublishingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = str(output_dir or self.args.output_dir)
-        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        weights = self.model.named_parameters()
+        broken = [name for name, weight in weights if not (weight.is_meta or weight.isfinite().all())]
         if broken:
             raise FloatingPointError(
                 f"{broken[0]} (and {len(broken) - 1} more weights) has NaN or infinite values at update "
@@ -123,11 +121,14 @@ class CheckpointingTrainer(PublishingTrainer):
             raise
         finally:
             self._saving_aside = False
+        if self._pushed_folder is not None:  # the upload reads the checkpoint under its final name
+            self._pushed_folder = None
+            super()._push_from_checkpoint(str(final))
 
     def _put_in_place(self, aside: Path, final: Path) -> None:
         """Rename a complete checkpoint, then delete those that it replaces."""
         if final.exists() and final in complete_checkpoints(final.parent).values():
-            _delete(final)
+            _discard(final)
         elif final.exists():
             kept = next(
                 path for n in range(1000) if not (path := final.with_name(f"{final.name}.old{n}")).exists()
@@ -137,17 +138,14 @@ class CheckpointingTrainer(PublishingTrainer):
         aside.rename(final)
         flush(final.parent)
         self._rotate(final)
-        shutil.rmtree(aside.parent, ignore_errors=True)
-        if self._pushed_folder is not None:
-            super()._push_from_checkpoint(str(final))
-            self._pushed_folder = None
+        shutil.rmtree(aside.parent, ignore_errors=True)  # and what was discarded
 
     def _rotate(self, newest: Path) -> None:
         """Delete old checkpoints: those that an interrupt saved, and the oldest beyond save_total_limit."""
         saved = complete_checkpoints(newest.parent)
         earlier = [folder for step, folder in saved.items() if step < self.state.global_step]
         for folder in [folder for folder in earlier if (folder / INTERRUPTED).exists()]:
-            _delete(folder)
+            _discard(folder)
             earlier.remove(folder)
         limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
         if not limit or limit < 0:
@@ -156,11 +154,11 @@ class CheckpointingTrainer(PublishingTrainer):
         spare = [folder for folder in earlier if str(folder) not in kept]
         room = limit - 1 - (len(earlier) - len(spare))
         for folder in spare[: len(spare) - max(room, 0)]:
-            _delete(folder)
+            _discard(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._saving_aside:
-            self._pushed_folder = checkpoint_folder  # the upload reads it under its final name
+            self._pushed_folder = checkpoint_folder
         else:
             super()._push_from_checkpoint(checkpoint_folder)
 
@@ -185,6 +183,14 @@ class CheckpointingTrainer(PublishingTrainer):
             hint = f"; {other} is undamaged" if other else ""
             raise ValueError(f"training cannot resume from {wanted}: {obstacle}{hint}")
         check_data_order(wanted, self.data_order())
+        complete = list(complete_checkpoints(folder).values()) if os.path.isdir(folder) else []
+        chosen = [path for path in complete if os.path.samefile(path, wanted)]
+        if chosen and (newer := complete[complete.index(chosen[0]) + 1 :]):
+            names = ", ".join(path.name for path in newer)
+            logger.warning(
+                f"{names} in {folder} are of later updates than {chosen[0].name}. This run replaces each "
+                "when it gets there; delete them if this run will be shorter or has other settings"
+            )
         return wanted
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -311,9 +317,6 @@ class WriteError(OSError):
     """A model or a checkpoint could not be written."""
 
 
-def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; a program that is killed meanwhile leaves it under another name."""
-    trash = checkpoint.parent / UNFINISHED / f"old-{checkpoint.name}"
-    trash.parent.mkdir(exist_ok=True)
-    checkpoint.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+def _discard(checkpoint: Path) -> None:
+    """Move a checkpoint to the folder that is deleted next: a half-deleted checkpoint never has its name."""
+    checkpoint.rename(checkpoint.parent / UNFINISHED / f"old-{checkpoint.name}")

@@ -1,5 +1,6 @@
 """Token batches from a stream that is too large to be measured first, with a position to resume from."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +92,8 @@ class TokenBudgetIterable(Epoch, IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
+        if workers > 1:  # workers share the number of the epoch, but reach the next one at different times
+            self.dataset = copy.deepcopy(self.dataset)
         start = self.start or StreamPosition(self.epoch)
         batches = self._batches(start)
         of_this_process = islice(batches, self.rank, None, self.num_replicas)

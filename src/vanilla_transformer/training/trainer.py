@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from ..losses import TrainingLoss
@@ -181,8 +181,11 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
             Path(checkpoint, f"{POSITION}.json").write_text(self._position.to_json() + "\n", encoding="utf-8")
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Skips no batches if a stream starts at its position."""
+        """Skips no batches if a stream starts at its position. Finds the best checkpoint of a moved run."""
         epochs, batches = super()._init_training_state(*args, **kwargs)
+        best = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if self.state.best_model_checkpoint is None and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
         return epochs, 0 if self._position is not None else batches
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:

@@ -37,6 +37,8 @@ def main(model_settings, data, start, args):
     # Data
     with args.main_process_first(desc="reading the data"):
         splits = language_modeling.load_texts(data)
+        if data.streaming and args.do_train:
+            splits["train"] = tasks.shuffle_files(splits["train"], args.seed)
         stored, columns = checkpoint or start.pretrained, ["text"]
         tokenizer = tasks.get_tokenizer(data, splits.get("train"), columns, args, stored, data.block_size)
         tokenizer = language_modeling.for_language_modeling(tokenizer, data.objective)

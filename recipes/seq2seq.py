@@ -30,6 +30,8 @@ def main(model_settings, data, start, decoding, args):
     # Data
     with args.main_process_first(desc="reading the data"):
         splits = seq2seq.load_splits(data)
+        if data.streaming and args.do_train:
+            splits["train"] = tasks.shuffle_files(splits["train"], args.seed)
         train, columns = splits.get("train"), ["source", "target"]
         stored = checkpoint or start.pretrained
         tokenizer = tasks.get_tokenizer(data, train, columns, args, stored, data.max_source_length)

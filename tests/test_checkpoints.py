@@ -169,6 +169,22 @@ def test_a_run_that_moved_keeps_its_best_checkpoint(tmp_path):
     assert best == str(tmp_path / "moved" / f"checkpoint-{second.state.best_global_step}")
 
 
+def test_an_interrupts_checkpoint_goes_with_the_next_one(tmp_path):
+    stop = At(5, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted):
+        trainer_of(tmp_path, callbacks=[stop], **RESUMED).train()
+    assert list(complete_checkpoints(tmp_path)) == [3, 5]
+    trainer_of(tmp_path, **RESUMED).train(resume_from_checkpoint=True)
+    assert list(complete_checkpoints(tmp_path)) == [3, 6, 9]
+
+
+def test_rotation_leaves_checkpoints_of_later_updates(run, saved):
+    """They are of another run, which the user has put there."""
+    shutil.copytree(saved / "checkpoint-9", run / "checkpoint-5000")
+    trainer_of(run, **RESUMED, save_total_limit=1).train(resume_from_checkpoint=str(run / "checkpoint-3"))
+    assert list(complete_checkpoints(run)) == [9, 5000]
+
+
 def test_resuming_from_an_earlier_checkpoint_names_the_later_ones(run, caplog):
     trainer_of(run, **RESUMED).train(resume_from_checkpoint=str(run / "checkpoint-3"))
     assert "checkpoint-6, checkpoint-9 in" in caplog.text and "later updates than checkpoint-3" in caplog.text

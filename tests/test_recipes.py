@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from launch import launch, load_script, parse_recipe, run_recipe
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from vanilla_transformer.corpora import load_corpus
@@ -135,6 +137,28 @@ def test_parallel_text_files_and_a_given_tokenizer(tmp_path):
     one, two = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("one", "two"))
     assert one == two
     assert len((tmp_path / "two" / "translations.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_stream_of_files_resumes_with_any_number_of_workers(tmp_path):
+    for file in range(3):
+        rows = [{"en": f"dog {file} {number}", "de": f"Hund {number} {file}"} for number in range(70)]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def train(folder, *more):
+        words = ["--train_file", tmp_path / "[0-2].jsonl", "--source_lang=en", "--target_lang=de", *SMALL]
+        words += ["--streaming=true", "--stream_buffer_size=64", "--eval_strategy=no", "--max_steps=9"]
+        words += ["--save_steps=3", "--max_source_tokens=300", "--max_target_tokens=300"]
+        run_recipe("seq2seq", *words, "--average_checkpoints=0", "--output_dir", tmp_path / folder, *more)
+        return load_file(tmp_path / folder / "model.safetensors")
+
+    whole = train("whole", "--save_total_limit=5")
+    checkpoint = tmp_path / "whole" / "checkpoint-6"
+    position = json.loads((checkpoint / "stream_position.json").read_text())
+    assert position["epoch"] + position["block"] > 0
+    for workers in (0, 2):
+        flags = ["--resume_from_checkpoint", checkpoint, f"--dataloader_num_workers={workers}"]
+        resumed = train(f"resumed-{workers}", *flags)
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_an_expected_error_is_one_line():

@@ -9,6 +9,7 @@ with extra("train,metrics"):
     from .results import described, finish, place_results, predict, train, trained_labels
     from .running import run, start
     from .settings import InputError, parse
+    from .sources import shuffle_files
     from .text import StartArguments, get_model, get_tokenizer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "predict",
     "prepare_output_dir",
     "run",
+    "shuffle_files",
     "start",
     "train",
     "trained_labels",

@@ -157,6 +157,17 @@ def first_rows(rows: Rows, limit: int | None) -> Rows:
     return rows.take(min(limit, len(rows)) if isinstance(rows, Dataset) else limit)
 
 
+def shuffle_files(rows: Rows, seed: int) -> Rows:
+    """Shuffle the order of the files of a stream, and mix their rows, anew in every epoch.
+
+    Rows of one file keep their order: token batches are shuffled in blocks. So the stream can resume at a
+    position.
+    """
+    if isinstance(rows, IterableDataset) and rows.num_shards > 1:
+        return rows.shuffle(seed=seed, buffer_size=1)
+    return rows
+
+
 def _refuse_text(name: str, paths: list[str], streaming: bool) -> Rows:
     raise InputError(
         f"{name}_file: {', '.join(paths)}: unknown format; give files that end with {', '.join(READERS)}"

@@ -23,6 +23,7 @@ from vanilla_transformer.training.manifest import (
     find_obstacle,
     newest_checkpoint,
 )
+from vanilla_transformer.training.resumption import checksum
 from vanilla_transformer.training.run_lock import LOCK, FolderInUse, lock_run, locked
 
 
@@ -225,7 +226,8 @@ def test_weights_get_the_mode_of_other_new_files(tmp_path, umask, mode):
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     program = (
-        f"from vanilla_transformer.training.run_lock import lock_run; lock_run({str(tmp_path)!r}); input()"
+        f"from vanilla_transformer.training.resumption import checksum
+from vanilla_transformer.training.run_lock import lock_run; lock_run({str(tmp_path)!r}); input()"
     )
     path = os.pathsep.join(sys.path)
     other = subprocess.Popen(
@@ -287,6 +289,22 @@ def test_changed_tokens_of_equal_length_are_refused(tmp_path):
         other.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ([[1, 2], [3]], [[1], [2, 3]]),
+        ([[[1, 2]], [[3]]], [[[1], [2]], [[3]]]),
+        (["a", "b"], ["a", "c"]),
+        ([0.25, 1.0], [0.25, 0.5]),
+        ([1, None], [1, 2]),
+    ],
+    ids=str,
+)
+def test_a_checksum_sees_values_and_where_rows_end(one, other):
+    given, changed = (Dataset.from_dict({"input_ids": [[5], [6]], "labels": labels}) for labels in (one, other))
+    assert checksum(given) == checksum(Dataset.from_list(list(given))) != checksum(changed)
+
+
 def test_what_a_recipe_records_is_compared(tmp_path):
     trainer = trainer_of(tmp_path, **{**RESUMED, "max_steps": 3})
     trainer.data_record = {"train_file": [1, 2]}
@@ -308,18 +326,18 @@ class Plain(torch.utils.data.IterableDataset):
     """A stream without a state."""
 
     def __iter__(self):
-        yield from pairs(40)
+        yield from pairs(120)
 
 
 def shards(numbers):
     for number in numbers:
-        yield from pairs(10, number)
+        yield from pairs(30, number)
 
 
 STREAMS = {
-    "generator": lambda: IterableDataset.from_generator(generated, gen_kwargs={"count": 40}),
+    "generator": lambda: IterableDataset.from_generator(generated, gen_kwargs={"count": 120}),
     "mapped": lambda: (
-        IterableDataset.from_generator(generated, gen_kwargs={"count": 40})
+        IterableDataset.from_generator(generated, gen_kwargs={"count": 120})
         .map(lambda rows: rows, batched=True, batch_size=7)
         .filter(lambda row: len(row["labels"]) > 3)
     ),
@@ -332,9 +350,10 @@ STREAMS = {
 
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [4, 10])
+@pytest.mark.parametrize("stop", [5, 9])
 def test_a_stream_resumes_exactly_at_its_position(tmp_path, stream, workers, stop):
-    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 2, "stream_buffer_size": 8, **BUDGET}
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 1, **BUDGET}
+    settings |= {"stream_buffer_size": 40}  # one or two updates in a block
 
     def run(folder, checkpoint=None, workers=0):
         data = STREAMS[stream]()

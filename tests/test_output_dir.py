@@ -86,6 +86,8 @@ def test_scoring_needs_a_model(tmp_path):
     with pytest.raises(InputError, match="do_train=false scores the model in output_dir, but .* no model"):
         prepared(tmp_path / "nothing", do_train=False)
     assert not (tmp_path / "nothing").exists()
+    with pytest.raises(InputError, match="do_train=false has nothing to resume"):
+        prepared(tmp_path / "nothing", do_train=False, resume_from_checkpoint="true")
 
 
 # One line
@@ -103,6 +105,13 @@ class ConnectError(Exception):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "dataloader_num_workers"),
         (ConnectionResetError(104, "Connection reset by peer"), "dataloader_num_workers"),
+        (
+            ValueError(
+                "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+                "last):\n  File x\nValueError: example 7 does not fit"
+            ),
+            "ValueError: example 7 does not fit",
+        ),
         (ConnectError("Name or service not known"), "the Hugging Face Hub cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "free some disk space"),
         (InputError("train_file: there is no file x"), "train_file: there is no file x"),

@@ -25,6 +25,8 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
             damaged or does not exist.
     """
     folder, wanted = str(args.output_dir), str(args.resume_from_checkpoint)
+    if not args.do_train and wanted.lower() not in ("none", "false"):
+        raise InputError("do_train=false has nothing to resume: remove resume_from_checkpoint")
     if not args.do_train and not Path(folder, "config.json").is_file():
         raise InputError(
             f"do_train=false scores the model in output_dir, but {folder} holds no model (no config.json)"

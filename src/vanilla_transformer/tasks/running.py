@@ -47,6 +47,8 @@ def run(
 def explained(error: Exception) -> str | None:
     """Return what went wrong and what to do, in one line, or None if the error is a bug."""
     text = " ".join(str(error).split())
+    if "Original Traceback (most recent call last)" in text:  # a worker's error, which torch raises again
+        text = str(error).strip().splitlines()[-1].strip()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory ({text or type(error).__name__}): make batches smaller "
@@ -62,7 +64,7 @@ def explained(error: Exception) -> str | None:
         return f"the Hugging Face Hub cannot be reached ({text or type(error).__name__}); check the network"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error}: free some disk space"
-    return str(error) if isinstance(error, EXPECTED) else None
+    return text if isinstance(error, EXPECTED) else None
 
 
 def start(

@@ -1,6 +1,5 @@
 """Checkpoints: damaged ones are passed over, foreign folders stay, streams resume at their position."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from datasets import Dataset, IterableDataset
-from tiny_training import BUDGET, RESUMED, At, arguments, assert_same_weights, build, pairs, trainer_of
+from datasets import Dataset
+from tiny_training import RESUMED, At, assert_same_weights, build, pairs, trainer_of
 from transformers import TrainerCallback
 
 from vanilla_transformer.training import TrainingInterrupted, average_checkpoints
@@ -226,8 +224,7 @@ def test_weights_get_the_mode_of_other_new_files(tmp_path, umask, mode):
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     program = (
-        f"from vanilla_transformer.training.resumption import checksum
-from vanilla_transformer.training.run_lock import lock_run; lock_run({str(tmp_path)!r}); input()"
+        f"from vanilla_transformer.training.run_lock import lock_run; lock_run({str(tmp_path)!r}); input()"
     )
     path = os.pathsep.join(sys.path)
     other = subprocess.Popen(
@@ -301,7 +298,8 @@ def test_changed_tokens_of_equal_length_are_refused(tmp_path):
     ids=str,
 )
 def test_a_checksum_sees_values_and_where_rows_end(one, other):
-    given, changed = (Dataset.from_dict({"input_ids": [[5], [6]], "labels": labels}) for labels in (one, other))
+    ids = [[5], [6]]
+    given, changed = (Dataset.from_dict({"input_ids": ids, "labels": labels}) for labels in (one, other))
     assert checksum(given) == checksum(Dataset.from_list(list(given))) != checksum(changed)
 
 
@@ -313,126 +311,3 @@ def test_what_a_recipe_records_is_compared(tmp_path):
     other.data_record = {"train_file": [1, 3]}
     with pytest.raises(ValueError, match=r"train_file changed from \[1, 2\] to \[1, 3\]"):
         other.train(resume_from_checkpoint=True)
-
-
-# Streams
-
-
-def generated(count):
-    yield from pairs(count)
-
-
-class Plain(torch.utils.data.IterableDataset):
-    """A stream without a state."""
-
-    def __iter__(self):
-        yield from pairs(120)
-
-
-def shards(numbers):
-    for number in numbers:
-        yield from pairs(30, number)
-
-
-STREAMS = {
-    "generator": lambda: IterableDataset.from_generator(generated, gen_kwargs={"count": 120}),
-    "mapped": lambda: (
-        IterableDataset.from_generator(generated, gen_kwargs={"count": 120})
-        .map(lambda rows: rows, batched=True, batch_size=7)
-        .filter(lambda row: len(row["labels"]) > 3)
-    ),
-    "shuffled shards": lambda: IterableDataset.from_generator(
-        shards, gen_kwargs={"numbers": [1, 2, 3, 4]}
-    ).shuffle(seed=1, buffer_size=1),
-    "without a state": Plain,
-}
-
-
-@pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [5, 9])
-def test_a_stream_resumes_exactly_at_its_position(tmp_path, stream, workers, stop):
-    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 1, **BUDGET}
-    settings |= {"stream_buffer_size": 40}  # one or two updates in a block
-
-    def run(folder, checkpoint=None, workers=0):
-        data = STREAMS[stream]()
-        trainer = trainer_of(folder, build(dropout=0.2), data, dataloader_num_workers=workers, **settings)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        return trainer
-
-    whole = run(tmp_path / "whole")
-    position = json.loads((tmp_path / "whole" / f"checkpoint-{stop}" / "stream_position.json").read_text())
-    assert position["epoch"] + position["block"] > 0  # not a replay from the start
-    resumed = run(tmp_path / "resumed", str(tmp_path / "whole" / f"checkpoint-{stop}"), workers)
-    assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
-    assert resumed.state.epoch == whole.state.epoch == 1
-
-
-def test_a_stream_with_another_buffer_is_refused(tmp_path):
-    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, **BUDGET}
-    trainer_of(tmp_path, train_dataset=Plain(), stream_buffer_size=8, **settings).train()
-    other = trainer_of(tmp_path, train_dataset=Plain(), stream_buffer_size=9, **{**settings, "max_steps": 4})
-    with pytest.raises(ValueError, match="stream_buffer_size changed from 8 to 9"):
-        other.train(resume_from_checkpoint=True)
-
-
-# The end of a run, planned before its start
-
-
-def test_early_stopping_keeps_the_best_weights(tmp_path):
-    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
-    settings |= {"early_stopping_patience": 2, "noam_factor": 20}
-    trainer = trainer_of(tmp_path, eval_dataset=pairs(9, 1), **settings)
-    trainer.train()
-    assert trainer.state.global_step < 90
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
-
-
-def test_early_stopping_works_with_averaging(tmp_path):
-    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
-    settings |= {"early_stopping_patience": 2, "noam_factor": 20, "average_checkpoints": 2}
-    trainer = trainer_of(tmp_path, eval_dataset=pairs(9, 1), **settings)
-    output = trainer.train()
-    end = trainer.state.global_step
-    assert end < 90
-    assert output.metrics["final_weights"].endswith(f"checkpoint-{end - 3}, checkpoint-{end}")
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"early_stopping_patience": 2}, "early_stopping_patience=2 needs evaluations"),
-        ({"early_stopping_patience": 0, "eval_strategy": "steps"}, "must be at least 1"),
-        ({"bf16": "maybe"}, "bf16=maybe is none of true, false, auto"),
-    ],
-)
-def test_settings_that_cannot_work_are_errors(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        arguments(tmp_path, **settings)
-
-
-@pytest.mark.parametrize("speed, chosen", [(0.6, False), (3.0, True)])
-def test_bf16_auto_measures_and_says_what_it_chose(tmp_path, monkeypatch, caplog, speed, chosen):
-    monkeypatch.setattr("vanilla_transformer.training.precision.speed_of_bf16", lambda device: speed)
-    assert arguments(tmp_path, bf16="auto").bf16 is chosen
-    assert f"{speed:.2f} times as fast" in caplog.text
-
-
-def test_a_warm_up_longer_than_the_run_is_a_warning(tmp_path, caplog):
-    trainer_of(tmp_path, max_steps=3, warmup_steps=4000).train()
-    assert "warmup_steps=4000, but the run has only 3 updates" in caplog.text
-
-
-@pytest.mark.parametrize("greater", [None, True])
-def test_a_search_optimises_the_chosen_score(tmp_path, monkeypatch, greater):
-    seen = {}
-    monkeypatch.setattr(
-        "transformers.Trainer.hyperparameter_search",
-        lambda self, space, objective, *positional, **keywords: seen.update(objective=objective, **keywords),
-    )
-    metric = {} if greater is None else {"metric_for_best_model": "bleu", "greater_is_better": True}
-    trainer_of(tmp_path, **metric).hyperparameter_search(n_trials=1)
-    scores = {"eval_loss": 2.5, "eval_perplexity": 12.2, "eval_bleu": 30.0, "eval_bleu_signature": "nrefs:1"}
-    assert seen["objective"](scores) == (30.0 if greater else 2.5)
-    assert seen["direction"] == ("maximize" if greater else "minimize")

@@ -1,0 +1,62 @@
+"""What is decided before the first update: early stopping, bf16, warm-up, the score that a search optimises."""
+
+import pytest
+from tiny_training import RESUMED, arguments, pairs, trainer_of
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
+    settings |= {"early_stopping_patience": 2, "noam_factor": 20}
+    trainer = trainer_of(tmp_path, eval_dataset=pairs(9, 1), **settings)
+    trainer.train()
+    assert trainer.state.global_step < 90
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
+
+
+def test_early_stopping_works_with_averaging(tmp_path):
+    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
+    settings |= {"early_stopping_patience": 2, "noam_factor": 20, "average_checkpoints": 2}
+    trainer = trainer_of(tmp_path, eval_dataset=pairs(9, 1), **settings)
+    output = trainer.train()
+    end = trainer.state.global_step
+    assert end < 90
+    assert output.metrics["final_weights"].endswith(f"checkpoint-{end - 3}, checkpoint-{end}")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"early_stopping_patience": 2}, "early_stopping_patience=2 needs evaluations"),
+        ({"early_stopping_patience": 0, "eval_strategy": "steps"}, "must be at least 1"),
+        ({"bf16": "maybe"}, "bf16=maybe is none of true, false, auto"),
+    ],
+)
+def test_settings_that_cannot_work_are_errors(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("speed, chosen", [(0.6, False), (3.0, True)])
+def test_bf16_auto_measures_and_says_what_it_chose(tmp_path, monkeypatch, caplog, speed, chosen):
+    monkeypatch.setattr("vanilla_transformer.training.precision.speed_of_bf16", lambda device: speed)
+    assert arguments(tmp_path, bf16="auto").bf16 is chosen
+    assert f"{speed:.2f} times as fast" in caplog.text
+
+
+def test_a_warm_up_longer_than_the_run_is_a_warning(tmp_path, caplog):
+    trainer_of(tmp_path, max_steps=3, warmup_steps=4000).train()
+    assert "warmup_steps=4000, but the run has only 3 updates" in caplog.text
+
+
+@pytest.mark.parametrize("greater", [None, True])
+def test_a_search_optimises_the_chosen_score(tmp_path, monkeypatch, greater):
+    seen = {}
+    monkeypatch.setattr(
+        "transformers.Trainer.hyperparameter_search",
+        lambda self, space, objective, *positional, **keywords: seen.update(objective=objective, **keywords),
+    )
+    metric = {} if greater is None else {"metric_for_best_model": "bleu", "greater_is_better": True}
+    trainer_of(tmp_path, **metric).hyperparameter_search(n_trials=1)
+    scores = {"eval_loss": 2.5, "eval_perplexity": 12.2, "eval_bleu": 30.0, "eval_bleu_signature": "nrefs:1"}
+    assert seen["objective"](scores) == (30.0 if greater else 2.5)
+    assert seen["direction"] == ("maximize" if greater else "minimize")

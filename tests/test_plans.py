@@ -1,4 +1,4 @@
-"""What is decided before the first update: early stopping, bf16, warm-up, the score that a search optimises."""
+"""Decided before the first update: early stopping, bf16, warm-up, the score that a search optimises."""
 
 import pytest
 from tiny_training import RESUMED, arguments, pairs, trainer_of

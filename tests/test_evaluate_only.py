@@ -10,6 +10,7 @@ import test_object_detection
 import test_recipes
 import test_text_classification_recipe
 from launch import run_recipe
+from transformers import AutoTokenizer
 
 from vanilla_transformer.tasks import InputError
 
@@ -92,6 +93,9 @@ def test_translations_of_another_file_are_scored_as_the_model_was_saved(tmp_path
     lines = (folder / "outputs_news" / "translations.jsonl").read_text().splitlines()
     assert [json.loads(line)["source"] for line in lines] == [f"dog {number}" for number in range(5)]
     assert results["test_perplexity"] > 1 and "test_bleu" in results
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for line in map(json.loads, lines):  # an untrained model writes until its limit
+        assert len(tokenizer(line["translation"]).input_ids) <= len(tokenizer(line["source"]).input_ids) + 4
     assert {name: contents(folder)[name] for name in before} == before
 
 

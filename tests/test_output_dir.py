@@ -155,7 +155,7 @@ def test_results_name_the_data_they_belong_to(tmp_path):
 
     first, record = place("news.jsonl")
     assert first.file.name == "results.json" and first.has_card and first.folder.name == "run"
-    assert len(record["test"]["news.jsonl"]) == 64
+    assert len(record["test"]["news.jsonl"]) == len(record["train"]["train.jsonl"]) == 64
     first.file.write_text(json.dumps({"data": record}))
     assert place("news.jsonl")[0] == first  # the same data again
     resumed, record = place("other.jsonl")

@@ -160,6 +160,11 @@ def test_a_stream_of_files_resumes_with_any_number_of_workers(tmp_path):
         resumed = train(f"resumed-{workers}", *flags)
         assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
+    changed = (tmp_path / "1.jsonl").read_text().replace("dog 1 69", "cat 1 69")
+    (tmp_path / "1.jsonl").write_text(changed)
+    with pytest.raises(ValueError, match="checksums of the training files changed"):
+        train("changed", *flags)
+
 
 def test_an_expected_error_is_one_line():
     done = launch("recipes/seq2seq.py", QUICKSTART, "--lerning_rate=1")

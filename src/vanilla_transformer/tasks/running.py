@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Errors that the caller can fix, `InputError` among them. Other errors are bugs and show a traceback.
 EXPECTED = (FloatingPointError, ImportError, OSError, ValueError)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HTTP_CLIENTS = ("httpx", "httpx2", "requests")  # of huggingface_hub, by version; their errors are no OSErrors
 
 
@@ -62,7 +63,7 @@ def explained(error: Exception) -> str | None:
         )
     if type(error).__module__.partition(".")[0] in HTTP_CLIENTS and not isinstance(error, OSError):
         return f"the Hugging Face Hub cannot be reached ({text or type(error).__name__}); check the network"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         return f"{error}: free some disk space"
     return text if isinstance(error, EXPECTED) else None
 

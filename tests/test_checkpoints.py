@@ -129,6 +129,13 @@ def test_folders_of_the_user_stay(tmp_path):
     assert (tmp_path / "checkpoint-6.old0" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("limit", range(1, 8))
+def test_rotation_keeps_as_many_as_the_limit(tmp_path, limit):
+    saving = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "save_total_limit": limit}
+    trainer_of(tmp_path, **saving).train()
+    assert list(complete_checkpoints(tmp_path)) == list(range(9 - limit, 9))
+
+
 def test_rotation_goes_by_step_not_by_time(tmp_path):
     def set_clock_ahead():
         ahead = time.time() + 86_400

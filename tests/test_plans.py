@@ -1,7 +1,7 @@
 """Decided before the first update: early stopping, bf16, warm-up, the score that a search optimises."""
 
 import pytest
-from tiny_training import RESUMED, arguments, pairs, trainer_of
+from tiny_training import RESUMED, arguments, assert_same_weights, build, pairs, trainer_of
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):
@@ -11,6 +11,23 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     trainer.train()
     assert trainer.state.global_step < 90
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
+
+
+@pytest.mark.parametrize("averaged", [0, 2])
+def test_a_run_that_stopped_early_is_complete(tmp_path, averaged, capfd):
+    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
+    settings |= {"early_stopping_patience": 2, "noam_factor": 20, "average_checkpoints": averaged}
+    first = trainer_of(tmp_path, eval_dataset=pairs(9, 1), **settings)
+    first.train()
+    second = trainer_of(tmp_path, build(dropout=0.3), eval_dataset=pairs(9, 1), **settings)
+    second.train(resume_from_checkpoint=True)
+    assert "has stopped early, after 2 evaluations" in capfd.readouterr().err
+    assert second.state.global_step == first.state.global_step
+    assert_same_weights(second.model.state_dict(), first.model.state_dict())
+    longer = {**settings, "early_stopping_patience": 4}
+    third = trainer_of(tmp_path, build(), eval_dataset=pairs(9, 1), **longer)
+    third.train(resume_from_checkpoint=True)
+    assert third.state.global_step > first.state.global_step
 
 
 def test_early_stopping_works_with_averaging(tmp_path):

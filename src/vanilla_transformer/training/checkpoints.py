@@ -150,10 +150,9 @@ class CheckpointingTrainer(PublishingTrainer):
         limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
         if not limit or limit < 0:
             return
-        kept = {str(newest), best}
-        spare = [folder for folder in earlier if str(folder) not in kept]
-        room = limit - 1 - (len(earlier) - len(spare))
-        for folder in spare[: len(spare) - max(room, 0)]:
+        spare = [folder for folder in earlier if str(folder) != best]
+        surplus = 1 + len(earlier) - limit  # `newest` is one of those that stay
+        for folder in spare[: max(surplus, 0)]:
             _discard(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -210,17 +209,27 @@ class CheckpointingTrainer(PublishingTrainer):
         missing = [name for name in load_result.missing_keys if id(held[name]) not in loaded]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
-    def is_complete(self, checkpoint: str) -> bool:
-        """Whether the checkpoint has reached `max_steps`: transformers would still make one more update."""
-        state = Path(checkpoint, TRAINER_STATE_NAME)
-        return (
-            state.is_file() and 0 < self.args.max_steps <= TrainerState.load_from_json(str(state)).global_step
-        )
+    def why_complete(self, checkpoint: str) -> str | None:
+        """Return why no update is left after a checkpoint, or None: transformers would make one more."""
+        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if 0 < self.args.max_steps <= state.global_step:
+            return f"has made all {self.args.max_steps} updates"
+        epochs = self.args.num_train_epochs
+        if self.args.max_steps <= 0 and state.epoch is not None and state.epoch >= epochs:
+            return f"has trained all {epochs:g} epochs"
+        patience = self.args.early_stopping_patience
+        saved: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        if patience and counted >= patience:
+            return f"has stopped early, after {counted} evaluations without an improvement"
+        return None
 
     def restore(self, checkpoint: str) -> TrainOutput:
         """Load a checkpoint after which no update is left."""
         self._load_from_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 

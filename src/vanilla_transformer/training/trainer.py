@@ -129,9 +129,9 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
         if checkpoint and (position := Path(checkpoint, f"{POSITION}.json")).is_file():
             self._position = StreamPosition.from_json(position.read_text(encoding="utf-8"))
         with self.interrupt:
-            if checkpoint and self.is_complete(checkpoint):
+            if checkpoint and (why := self.why_complete(checkpoint)):
                 output = self.restore(checkpoint)
-                self._say(f"{checkpoint} has made all {args.max_steps} updates: there is nothing to train")
+                self._say(f"{checkpoint} {why}: there is nothing to train")
             else:
                 output = super().train(checkpoint, **kwargs)
         if self.interrupt.signal:

@@ -24,7 +24,7 @@ DEFAULTS = {"remove_unused_columns": False}  # the collator needs the images, wh
 def main(model_settings, data, changes, args):
     if args.r_drop and (changes.mixup or changes.cutmix):
         raise tasks.InputError("r_drop needs images of one class each: remove r_drop, or mixup and cutmix")
-    checkpoint = tasks.prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args, "ForImageClassification")
 
     # Data
     with args.main_process_first(desc="reading the data"):

@@ -22,17 +22,17 @@ SETTINGS = (
     VanillaTransformerTrainingArguments,
 )
 
-# Objective -> the model, its pipeline, and the stack that it does not have.
+# Objective -> the model, its pipeline, the stack that it does not have, and its head.
 OBJECTIVES = {
-    "causal": (AutoModelForCausalLM, "text-generation", {"encoder_layers": 0}),
-    "masked": (AutoModelForMaskedLM, "fill-mask", {"decoder_layers": 0}),
-    "denoising": (AutoModelForSeq2SeqLM, "text2text-generation", {}),
+    "causal": (AutoModelForCausalLM, "text-generation", {"encoder_layers": 0}, "ForCausalLM"),
+    "masked": (AutoModelForMaskedLM, "fill-mask", {"decoder_layers": 0}, "ForMaskedLM"),
+    "denoising": (AutoModelForSeq2SeqLM, "text2text-generation", {}, "ForConditionalGeneration"),
 }
 
 
 def main(model_settings, data, start, args):
-    checkpoint = tasks.prepare_output_dir(args)
-    auto_class, pipeline_task, absent = OBJECTIVES[data.objective]
+    auto_class, pipeline_task, absent, head = OBJECTIVES[data.objective]
+    checkpoint = tasks.prepare_output_dir(args, head)
 
     # Data
     with args.main_process_first(desc="reading the data"):
@@ -48,6 +48,9 @@ def main(model_settings, data, start, args):
     if data.objective == "causal" and not start.pretrained:  # its longest text is a block
         sizes.setdefault("max_position_embeddings", data.block_size)
     model = tasks.get_model(auto_class, sizes, tokenizer, start.pretrained)
+    if not args.do_train:
+        data.block_size = min(data.block_size, model.config.max_position_embeddings)
+        data.stride = min(data.stride, max(1, data.block_size // 2))
     language_modeling.check_block_size(data, model.config)
     with args.main_process_first(desc="encoding the data"):
         encoded = language_modeling.encode_texts(splits, tokenizer, data, args.seed)
@@ -64,7 +67,7 @@ def main(model_settings, data, start, args):
     trained = tasks.train(trainer, data, checkpoint)
 
     # Score
-    place = tasks.place_results(args, data)
+    place = tasks.place_results(args, data, block_size=data.block_size, stride=data.stride)
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         scores[name] = trainer.evaluate(encoded[name], metric_key_prefix=name)

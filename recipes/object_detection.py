@@ -28,7 +28,7 @@ UNUSED = ("r_drop", "label_smoothing_factor", "streaming")
 
 
 def main(model_settings, data, changes, args):
-    checkpoint = tasks.prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args, "ForObjectDetection")
 
     # Data
     with args.main_process_first(desc="reading the data"):

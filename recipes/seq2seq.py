@@ -25,7 +25,7 @@ SETTINGS = (
 
 
 def main(model_settings, data, start, decoding, args):
-    checkpoint = tasks.prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args, "ForConditionalGeneration", "MTModel")
 
     # Data
     with args.main_process_first(desc="reading the data"):
@@ -60,7 +60,7 @@ def main(model_settings, data, start, decoding, args):
     trained = tasks.train(trainer, data, checkpoint)
 
     # Score
-    place = tasks.place_results(args, data)
+    place = tasks.place_results(args, data, **seq2seq.scored_settings(model.generation_config, data))
     scores = {}
     for name in [name for name in ("test", "validation") if name in encoded][:1]:
         metrics = text_scores.text_metrics(data, tokenizer, references=encoded[name]["target"])

@@ -21,7 +21,7 @@ SETTINGS = (
 
 
 def main(model_settings, data, start, args):
-    checkpoint = tasks.prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args, "ForSequenceClassification")
 
     # Data
     with args.main_process_first(desc="reading the data"):
@@ -57,7 +57,7 @@ def main(model_settings, data, start, args):
     trained = tasks.train(trainer, data, checkpoint)
 
     # Score
-    place = tasks.place_results(args, data)
+    place = tasks.place_results(args, data, max_length=data.max_length)
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:
         scored = tasks.predict(trainer, encoded[name], name)

@@ -20,7 +20,7 @@ SETTINGS = (
 
 
 def main(model_settings, data, start, args):
-    checkpoint = tasks.prepare_output_dir(args)
+    checkpoint = tasks.prepare_output_dir(args, "ForTokenClassification")
 
     # Data
     with args.main_process_first(desc="reading the data"):
@@ -51,7 +51,7 @@ def main(model_settings, data, start, args):
     trained = tasks.train(trainer, data, checkpoint)
 
     # Score
-    place = tasks.place_results(args, data)
+    place = tasks.place_results(args, data, max_length=data.max_length)
     seen = entities.entity_texts(splits["train"]) if args.do_train else None
     scores = {}
     for name in [name for name in ("validation", "test") if name in encoded]:

@@ -99,6 +99,33 @@ def test_translations_of_another_file_are_scored_as_the_model_was_saved(tmp_path
     assert {name: contents(folder)[name] for name in before} == before
 
 
+def test_scores_with_other_settings_or_sides_replace_none(tmp_path):
+    folder, files = tmp_path / "model", [tmp_path / "news.en", tmp_path / "news.es"]
+    run_recipe("seq2seq", test_recipes.QUICKSTART, *flags(test_recipes.SETTINGS), "--output_dir", folder)
+    for file, word in zip(files, ("dog", "perro")):
+        file.write_text("".join(f"{word} {number}\n" for number in range(3)))
+    words = ["--source_lang=en", "--target_lang=es", "--do_train=false", "--use_cpu=true"]
+    words += ["--output_dir", folder, "--max_extra_tokens=2"]
+    run_recipe("seq2seq", *words, "--test_file", *files)
+    run_recipe("seq2seq", *words, "--test_file", *files, "--num_beams=1")
+    run_recipe("seq2seq", *words, "--test_file", *files[::-1])
+    run_recipe("seq2seq", *words, "--test_file", *files)  # as the first
+    found = [json.loads(path.read_text()) for path in folder.glob("results_news*.json")]
+    assert sorted((one["settings"]["num_beams"], list(one["data"]["test"])[0]) for one in found) == [
+        *((1, "news.en"), (4, "news.en"), (4, "news.es"))
+    ]
+
+
+def test_the_model_of_another_recipe_is_an_error(tmp_path):
+    folder = tmp_path / "model"
+    run_recipe("seq2seq", test_recipes.QUICKSTART, *flags(test_recipes.SETTINGS), "--output_dir", folder)
+    (tmp_path / "test.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    words = ["--do_train=false", "--output_dir", folder, "--test_file", tmp_path / "test.jsonl"]
+    for recipe in ("text_classification", "language_modeling", "token_classification"):
+        with pytest.raises(InputError, match="holds a VanillaTransformerForConditionalGeneration, but this"):
+            run_recipe(recipe, *words)
+
+
 def test_classes_are_those_of_the_model(tmp_path):
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     rows = [{"text": f"{word} {number}", "label": word} for number in range(20) for word in ("b", "a", "c")]

@@ -161,7 +161,7 @@ def test_results_name_the_data_they_belong_to(tmp_path):
     resumed, record = place("other.jsonl")
     assert resumed.file.name == "results_other.json" and not resumed.has_card
     assert resumed.folder.name == "outputs_other" and resumed.folder.is_dir()
-    resumed.file.write_text(json.dumps({"data": record}))
+    resumed.file.write_text(json.dumps({"data": record, "settings": resumed.settings}))
     assert place("other.jsonl", do_train=False)[0] == resumed
     (tmp_path / "other.jsonl").write_text('{"text": "changed"}\n')
     changed, _ = place("other.jsonl", do_train=False)

@@ -3,6 +3,10 @@
 import pytest
 from tiny_training import RESUMED, arguments, assert_same_weights, build, pairs, trainer_of
 
+from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.tasks import parse
+from vanilla_transformer.training import VanillaTransformerTrainingArguments
+
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):
     settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3}
@@ -51,6 +55,61 @@ def test_early_stopping_works_with_averaging(tmp_path):
 def test_settings_that_cannot_work_are_errors(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, key",
+    [
+        ({"save_steps": 0}, "save_steps=0"),
+        ({"eval_steps": -5}, "eval_steps=-5"),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size=0"),
+        ({"stream_buffer_size": 0}, "stream_buffer_size=0"),
+        ({"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs=0"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs=nan"),
+        ({"learning_rate": float("nan"), "lr_scheduler_type": "linear"}, "learning_rate=nan"),
+        ({"seed": -1}, "seed=-1"),
+        ({"tokens_per_update": 0}, "tokens_per_update=0"),
+        ({"max_source_tokens": 10**20}, "max_source_tokens=1000000"),
+        ({"push_to_hub": True, "do_train": False}, "push_to_hub"),
+        (
+            {"early_stopping_patience": 2, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "no"},
+            "early_stopping_patience=2 keeps the best checkpoint",
+        ),
+    ],
+    ids=str,
+)
+def test_a_number_that_cannot_work_is_an_error_that_names_its_key(tmp_path, settings, key):
+    with pytest.raises(ValueError, match=key):
+        arguments(tmp_path, **settings)
+
+
+def test_bf16_auto_is_a_word_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("vanilla_transformer.training.precision.speed_of_bf16", lambda device: 0.5)
+    for words, chosen in (("--bf16 auto", False), ("--bf16 false", False), ("", False)):
+        given = parse(
+            VanillaTransformerConfig,
+            VanillaTransformerTrainingArguments,
+            argv=["--output_dir", str(tmp_path), "--use_cpu", "true", *words.split()],
+        )
+        assert given[-1].bf16 is chosen
+
+
+def test_a_resumed_run_has_the_learning_rate_that_it_is_given(tmp_path):
+    linear = {"lr_scheduler_type": "linear", "learning_rate": 0.01, "warmup_steps": 2}
+    trainer_of(tmp_path, **RESUMED, **linear).train()
+    longer = RESUMED | linear | {"max_steps": 18}
+    changed = trainer_of(tmp_path, **{**longer, "learning_rate": 0.002})
+    changed.train(resume_from_checkpoint=True)
+    rates = {log["step"]: log["learning_rate"] for log in changed.state.log_history if "learning_rate" in log}
+    assert rates[10] == pytest.approx(0.002 * (18 - 9) / (18 - 2))
+    with pytest.raises(ValueError, match="adam_beta2 changed from 0.98 to 0.9"):
+        trainer_of(tmp_path, **{**longer, "max_steps": 30, "adam_beta2": 0.9}).train(
+            resume_from_checkpoint=True
+        )
+    with pytest.raises(ValueError, match="optim changed from adam to adafactor"):
+        trainer_of(tmp_path, **{**longer, "max_steps": 30, "optim": "adafactor"}).train(
+            resume_from_checkpoint=True
+        )
 
 
 @pytest.mark.parametrize("speed, chosen", [(0.6, False), (3.0, True)])

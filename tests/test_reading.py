@@ -298,3 +298,30 @@ def test_texts_beside_values_of_other_types_are_checked(tmp_path):
             load_documents(LanguageModelingArguments(train_file=[path]))
     write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": Infinity}\n{"text": null}\n')
     assert load_documents(LanguageModelingArguments(train_file=[path]))["train"]["text"][:] == ["a"]
+
+
+@pytest.mark.parametrize("cell", ['"text number {}, is good"', '"text number {} is good"'])
+def test_one_bad_quotation_mark_in_a_quoted_csv_is_an_error(tmp_path, cell):
+    rows = [f'{cell.format(number)},"pos"' for number in range(30)] + ['"he said "hi" there","pos"']
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    with pytest.raises(InputError, match=r"labels.csv: line 32: .*Most cells are quoted"):
+        load_rows(SourceArguments(train_file=[str(path)]))
+
+
+@pytest.mark.parametrize("header", ['"text","label"', "text,label"])
+def test_quoted_cells_may_hold_lines(tmp_path, header):
+    path = tmp_path / "letters.csv"
+    path.write_text(f'{header}\n"Dear Sir,\nthank you","good"\n"Hello","bad"\n')
+    rows, _ = load_rows(SourceArguments(train_file=[str(path)]))["train"]
+    assert list(rows) == [
+        {"text": "Dear Sir,\nthank you", "label": "good"},
+        {"text": "Hello", "label": "bad"},
+    ]
+
+
+def test_a_key_that_holds_nul_is_an_error(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "more": {"x\\u0000y": 1}}\n')
+    with pytest.raises(InputError, match=r"rows.jsonl, row 2: .* holds NUL"):
+        load_rows(SourceArguments(train_file=[str(path)]))

@@ -95,6 +95,10 @@ MOST_BEAMS = 2_000
 SHORTEST_LIMIT = 10_000  # tokens; the limit of an output is 16 times the model's positions, or this
 
 
+BEAMS = ("num_beams", "num_return_sequences")
+LARGEST_PENALTY = 100  # an exponent
+
+
 def check_generation_settings(settings: Mapping[str, Any], positions: int | None = None) -> None:
     """Raises ValueError for numbers of beams, outputs or tokens that are no whole numbers, or absurd.
 
@@ -104,10 +108,15 @@ def check_generation_settings(settings: Mapping[str, Any], positions: int | None
     """
     longest = max(SHORTEST_LIMIT, 16 * positions if is_whole(positions) else 0)  # type: ignore[operator]
     names = ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_extra_tokens")
-    limits = dict.fromkeys(names, longest) | dict.fromkeys(("num_beams", "num_return_sequences"), MOST_BEAMS)
+    limits = dict.fromkeys(names, longest) | dict.fromkeys(BEAMS, MOST_BEAMS)
     for name, limit in limits.items():
         value = settings.get(name)
         if value is not None and not is_whole(value):
             raise ValueError(f"{name}={value!r} must be a whole number")
         if value is not None and value > limit:
             raise ValueError(f"{name}={value} is more than {limit}, the largest that this model accepts")
+        if value is not None and name in BEAMS and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    penalty = settings.get("length_penalty")
+    if penalty is not None and not (isinstance(penalty, int | float) and abs(penalty) <= LARGEST_PENALTY):
+        raise ValueError(f"length_penalty={penalty!r} must be a number between ±{LARGEST_PENALTY}")

@@ -65,6 +65,8 @@ class PaperGenerationMixin(GenerationMixin):
     def _check_settings(self, settings: Settings) -> None:
         kind, beta, extra = (getattr(settings, name) for name in SETTINGS)
         check_generation_settings(vars(settings), self.config.max_position_embeddings)
+        if settings.length_penalty is not None:
+            settings.length_penalty = float(settings.length_penalty)  # a power of integers can be too large
         if kind not in (None, "gnmt"):
             raise ValueError(
                 f"length_penalty_type={kind!r} is unknown: use 'gnmt', or None for transformers' own penalty"

@@ -105,7 +105,7 @@ def names_the_place(message: str, name: str, drawn: Any) -> bool:
     """Whether a message names the file, the key, the setting or the input that is wrong."""
     if name in ("settings of generate", "configurations"):
         keys = drawn if isinstance(drawn, dict) else drawn[1]
-        return any(part in message for key in keys for part in key.split("_") if len(part) > 3)
+        return any(part in message for key in keys for part in (key, *key.split("_")) if len(part) > 3)
     if name in PYTHON:
         return bool(message)
     known = ["pairs.", "a.en", "b.es", "labels.", "tags.", "book.", "boxes.", "objects.", "recipe.yaml", "--"]

@@ -56,6 +56,11 @@ def describe(path: str) -> Delimited:
         try:
             csv_reading = _read(_quoted_records(_text(path), separator))
         except csv.Error as error:
+            if reading.ragged or (separator == "," and hints["enclosed"] > hints["stray"]):
+                raise InputError(
+                    f"{path}: {error}. Most cells are quoted as in CSV: close this one behind its last mark, "
+                    'and double the marks within it ("")'
+                ) from error
             why = f" (quotation marks are text here, because read as CSV's they fail: {error})"
         else:
             quoted = _is_quoted(reading, csv_reading, hints, separator)
@@ -157,13 +162,15 @@ def _plain(path: str, separator: str) -> tuple[_Reading, Counter[str]]:
     """Read quotation marks as text, and count what hints at their meaning.
 
     Returns:
-        the reading, and the numbers of `opened`, `bare`, `stray` and `doubled`: cells that begin with a mark,
-        that have none, that have one elsewhere only, and that are enclosed in marks and double those within.
+        the reading, and the numbers of `opened`, `bare`, `stray`, `enclosed` and `doubled`: cells that begin
+        with a mark, that have none, that have one elsewhere only, that are enclosed in marks, and that double
+        those within. `header` is 1 if all names of columns are enclosed.
     """
     lines = ((number, line) for number, line in _text(path) if line)
     _, first = next(lines, (1, ""))
     reading, hints = _Reading(first.split(separator)), Counter[str]()
     _hint(first, reading.header, separator, hints)
+    hints["header"] = int(hints["enclosed"] == len(reading.header))
     for number, line in lines:
         width = line.count(separator) + 1
         _count(reading, number, width, 1)
@@ -181,13 +188,18 @@ def _hint(line: str, header: list[str], separator: str, hints: Counter[str]) -> 
         return
     hints["bare"] += sum(bool(cell) and QUOTE not in cell for cell in cells)
     hints["stray"] += sum(QUOTE in cell and not cell.startswith(QUOTE) for cell in cells)
+    hints["enclosed"] += sum(len(cell) > 1 and cell[0] == cell[-1] == QUOTE for cell in cells)
     hints["doubled"] += sum(cell.startswith(QUOTE) and '""' in cell[1:-1] for cell in cells)
 
 
 def _is_quoted(plain: _Reading, quoted: _Reading, hints: Counter[str], separator: str) -> bool:
     """Return whether quotation marks are CSV's, in a file that can be read in both ways."""
+    if hints["header"]:
+        return True
     if plain.ragged != quoted.ragged:
         return quoted.ragged < plain.ragged
+    if separator == "," and hints["enclosed"]:
+        return True
     if quoted.several_lines and len(plain.header) > 1:
         return False  # each line is a whole row: a stray mark would swallow rows
     if hints["stray"] or hints["doubled"]:

@@ -219,7 +219,11 @@ def _readable(rows: Dataset, where: str, data: ImageArguments) -> np.ndarray:
     """Return for each row whether its image can be decoded completely."""
 
     def decode(images: dict[str, list]) -> dict[str, list[bool]]:
-        return {"readable": [_opened(image) is not None for image in images[data.image_column]]}
+        opened = [_opened(image) for image in images[data.image_column]]
+        return {
+            "readable": [image is not None for image in opened],
+            "blank": [image is not None and _has_one_color(image) for image in opened],
+        }
 
     decoded = rows.map(
         decode,
@@ -229,4 +233,11 @@ def _readable(rows: Dataset, where: str, data: ImageArguments) -> np.ndarray:
         num_proc=data.preprocessing_workers,
         desc=f"Checking the images of {where}",
     )
+    if blank := sum(decoded["blank"]):
+        text = "%s: %d of %d images have one color only (what is transparent becomes white)"
+        logger.warning(text, where, blank, len(rows))
     return np.array(decoded["readable"], dtype=bool)
+
+
+def _has_one_color(image: Image.Image) -> bool:
+    return all(low == high for low, high in image.getextrema())

@@ -31,11 +31,15 @@ def json_rows(path: str) -> Iterator[dict[str, Any]]:
         InputError: the file cannot be read, or a row is no object.
     """
     empty, replaced = [], []
-    for number, row, surrogates in _values(path):
+    for number, row, odd in _values(path):
         if row is None:
             empty.append(number)
             continue
-        if surrogates and (clean := without_surrogates(row)) != row:
+        if odd and _has_nul_in_a_key(row):
+            raise InputError(
+                f"{path}, row {number}: the name of a column or key holds NUL (\\u0000): rename it"
+            )
+        if odd and (clean := without_surrogates(row)) != row:
             row = clean
             replaced.append(number)
         if isinstance(row, str):
@@ -101,7 +105,7 @@ def _common(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataTyp
 
 
 def _values(path: str) -> Iterator[tuple[int, Any, bool]]:
-    """Yield the number of each row, its value, and whether it may hold lone surrogates."""
+    """Yield the number of each row, its value, and whether it may hold lone surrogates or NUL."""
     lines = ((number, line) for number, line in enumerate(text_lines(path), start=1) if line.strip())
     first = next(lines, None)
     if first is None:
@@ -115,12 +119,12 @@ def _values(path: str) -> Iterator[tuple[int, Any, bool]]:
         rest = [(number, line), *_up_to(LARGEST_LIST, lines, path)]
         yield from _whole(rest, path)
         return
-    yield number, value, _may_hold_surrogates(line)
+    yield number, value, _is_odd(line)
     for number, line in lines:
         yield (
             number,
             _loaded(decoded(line, path, number), f"{path}, line {number}"),
-            _may_hold_surrogates(line),
+            _is_odd(line),
         )
 
 
@@ -135,8 +139,8 @@ def _whole(lines: list[tuple[int, bytes]], path: str) -> Iterator[tuple[int, Any
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     rows = value if isinstance(value, list) else [value]
-    surrogates = _may_hold_surrogates(text.encode())
-    yield from ((number, row, surrogates) for number, row in enumerate(rows, start=1))
+    odd = _is_odd(text.encode())
+    yield from ((number, row, odd) for number, row in enumerate(rows, start=1))
 
 
 def _up_to(limit: int, lines: Iterable[tuple[int, bytes]], path: str) -> Iterator[tuple[int, bytes]]:
@@ -157,8 +161,16 @@ def _loaded(text: str, where: str) -> Any:
         raise InputError(f"{where}: not JSON: {error}") from error
 
 
-def _may_hold_surrogates(line: bytes) -> bool:
-    return b"\\ud" in line or b"\\uD" in line
+def _is_odd(line: bytes) -> bool:
+    """Return whether a line may hold lone surrogates or NUL."""
+    return b"\\ud" in line or b"\\uD" in line or b"\\u0000" in line or b"\0" in line
+
+
+def _has_nul_in_a_key(value: Any) -> bool:
+    """Return whether the value has a key that Arrow would cut off."""
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul_in_a_key(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(map(_has_nul_in_a_key, value))
 
 
 def _shown(value: Any) -> str:

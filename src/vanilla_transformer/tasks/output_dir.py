@@ -3,26 +3,30 @@
 import logging
 from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 
 from ..training.checkpoints import check_writable
 from ..training.manifest import complete_checkpoints, find_obstacle, newest_checkpoint
 from ..training.run_lock import lock_run, unlock_run
 from .settings import InputError
+from .text import loading
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_output_dir(args: TrainingArguments) -> str | None:
+def prepare_output_dir(args: TrainingArguments, *heads: str) -> str | None:
     """Create and reserve `output_dir`, and return the folder of the checkpoint to resume from, or None.
 
     `resume_from_checkpoint` is that folder; `true` for the newest undamaged checkpoint in `output_dir`; or
     `auto`, which does the same and starts a new run if `output_dir` has no checkpoint. With
     `do_train=false` there is nothing to resume.
 
+    Args:
+        heads: ends of the names of the model classes that the recipe scores, such as "ForMaskedLM".
+
     Raises:
-        InputError: `output_dir` is not writable, is in use or holds an earlier run, or the checkpoint is
-            damaged or does not exist.
+        InputError: `output_dir` holds another model than the one to score, is not writable, is in use or
+            holds an earlier run, or the checkpoint is damaged or does not exist.
     """
     folder, wanted = str(args.output_dir), str(args.resume_from_checkpoint)
     if not args.do_train and wanted.lower() not in ("none", "false"):
@@ -31,6 +35,8 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
         raise InputError(
             f"do_train=false scores the model in output_dir, but {folder} holds no model (no config.json)"
         )
+    if not args.do_train and heads:
+        _check_head(folder, heads)
     try:
         check_writable(folder)
         if args.should_save:
@@ -64,6 +70,16 @@ def prepare_output_dir(args: TrainingArguments) -> str | None:
     if obstacle := find_obstacle(wanted):
         raise InputError(f"resume_from_checkpoint: {wanted}: {obstacle}")
     return wanted
+
+
+def _check_head(folder: str, heads: tuple[str, ...]) -> None:
+    with loading("output_dir", folder):
+        classes = AutoConfig.from_pretrained(folder).architectures or []
+    if classes and not classes[0].endswith(heads):
+        raise InputError(
+            f"output_dir: {folder} holds a {classes[0]}, but this scores only models whose class ends with "
+            f"{' or '.join(heads)}: use the recipe (and the objective) that trained it"
+        )
 
 
 def leave_output_dir(folder: str) -> None:

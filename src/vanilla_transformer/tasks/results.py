@@ -51,11 +51,13 @@ class Place(NamedTuple):
         file: JSON of the scores.
         folder: of the model's outputs.
         has_card: whether the scores belong on the model card.
+        settings: on which the scores depend besides the data.
     """
 
     file: Path
     folder: Path
     has_card: bool
+    settings: dict[str, object]
 
 
 def train(
@@ -81,34 +83,46 @@ def train(
     return metrics
 
 
-def place_results(args: TrainingArguments, data: SourceArguments) -> Place:
+def place_results(args: TrainingArguments, data: SourceArguments, **settings: object) -> Place:
     """Return where to write: the scores of a training run in results.json, all others beside it.
 
     The others are those of do_train=false, and of a resumed run with other held-out data than before. They
-    are named after the held-out data, so they replace no scores of other data.
+    are named after the held-out data, so they replace no scores of other data or settings.
+
+    Args:
+        settings: on which the scores depend besides, such as those of decoding.
     """
     folder, record = Path(str(args.output_dir)), data_record(data)
+    settings |= {"precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"}
     main = folder / "results.json"
     if args.do_train and _agrees(main, record):
-        return Place(main, folder, True)
+        return Place(main, folder, True, settings)
     held_out = record.get("test") or record.get("validation") or {}
     name = held_out.get("dataset", next(iter(held_out), "data")).rstrip("/").rpartition("/")[2].split(".")[0]
-    if not _agrees(folder / f"results_{name}.json", record):
-        name += "_" + hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-    place = Place(folder / f"results_{name}.json", folder / f"outputs_{name}", False)
+    if not _agrees(folder / f"results_{name}.json", record, settings):
+        name += "_" + hashlib.sha256(json.dumps([record, settings]).encode()).hexdigest()[:8]
+    place = Place(folder / f"results_{name}.json", folder / f"outputs_{name}", False, settings)
     place.folder.mkdir(exist_ok=True)
     return place
 
 
-def _agrees(file: Path, record: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether a file of results is about the same held-out data, or does not exist."""
+def _agrees(
+    file: Path, record: Mapping[str, Mapping[str, str]], settings: Mapping[str, object] | None = None
+) -> bool:
+    """Whether a file of results is about the same held-out data and settings, or does not exist."""
     if not file.is_file():
         return True
     try:
-        data = json.loads(file.read_text(encoding="utf-8")).get("data", {})
+        results = json.loads(file.read_text(encoding="utf-8"))
+        data = results.get("data", {})
+        # Lists, because source and target may have changed places.
+        alike = all(
+            list(data.get(split, {}).items()) == list(record.get(split, {}).items())
+            for split in ("validation", "test")
+        )
+        return alike and (settings is None or results.get("settings") == json.loads(json.dumps(settings)))
     except (ValueError, AttributeError):
         return False
-    return all(data.get(split) == record.get(split) for split in ("validation", "test"))
 
 
 def finish(
@@ -148,7 +162,8 @@ def finish(
     for name, value in results.items():
         if isinstance(value, float) and not math.isfinite(value):
             results[name] = str(value)  # JSON has no such numbers
-    recorded = {**results, **circumstances(args), "data": data_record(sources)}
+    record = {split: files for split, files in data_record(sources).items() if split in sources.splits}
+    recorded = {**results, **circumstances(args), "settings": place.settings, "data": record}
     place.file.write_text(json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     print()
@@ -162,7 +177,11 @@ def finish(
         f"    print(pipe({json.dumps(USE[task].example)}))  # see its {USE[task].key}\n"
     )
     if not place.has_card:
-        print(f"The scores are in {place.file}, the model's outputs in {place.folder}.")
+        print(f"The scores are in {place.file}.")
+        if any(place.folder.iterdir()):
+            print(f"The model's outputs are in {place.folder}.")
+        else:
+            place.folder.rmdir()
         return
     write_model_card(
         folder,

@@ -17,6 +17,7 @@ from datasets import Dataset, IterableDataset
 from sacrebleu.metrics import BLEU
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..config_checks import check_generation_settings
 from ..configuration_vanilla_transformer import VanillaTransformerConfig
 from ..generation import paper_generation_config
 from ..training.batching import sequence_lengths
@@ -415,7 +416,18 @@ def generation_config(
     settings.update(**{name: value for name, value in given.items() if value is not None})
     if settings.num_beams == 1:
         settings.update(length_penalty=1.0)  # transformers saves no penalty that it does not use
+    try:
+        check_generation_settings(vars(settings), getattr(model.config, "max_position_embeddings", None))
+    except ValueError as error:
+        raise InputError(str(error).replace("length_penalty", "alpha")) from error
     return settings
+
+
+def scored_settings(decoding: GenerationConfig, data: Seq2SeqArguments) -> dict[str, Any]:
+    """Return the settings on which the scores depend."""
+    names = ("num_beams", "length_penalty", "max_extra_tokens", "max_length", "no_repeat_ngram_size")
+    settings = {name: getattr(decoding, name, None) for name in names}
+    return settings | {"lowercase": data.lowercase, "bleu_tokenize": data.bleu_tokenize}
 
 
 def score_as_trained(data: Seq2SeqArguments, model: PreTrainedModel, longest: int) -> None:

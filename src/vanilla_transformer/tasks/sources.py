@@ -98,7 +98,10 @@ class SourceArguments:
             named = ", ".join(f"{name}_file" for name, paths in files.items() if paths)
             raise InputError(f"dataset and {named} exclude each other; remove one")
         if not self.dataset and not any(files.values()):
-            raise InputError("there are no data; give dataset (a Hub name or a shipped corpus) or train_file")
+            raise InputError(
+                "there are no data; give dataset (a Hub name or a shipped corpus), or train_file to train, "
+                "or test_file to score. Each quickstart.yaml in recipes/ shows how"
+            )
         for key in (f"max_{name}_samples" for name in SPLITS):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"{key}={getattr(self, key)} must be at least 1")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -52,8 +53,8 @@ class TextArguments(SourceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vocab_size < 2:
-            raise InputError(f"vocab_size={self.vocab_size} must be at least 2")
+        if not 2 <= self.vocab_size <= 10**7:
+            raise InputError(f"vocab_size={self.vocab_size} must be at least 2 and at most {10**7:,}")
 
 
 @dataclass
@@ -157,7 +158,7 @@ def loading(key: str, place: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         why = "" if Path(place).is_dir() else "there is no such folder here, and the Hub says: "
         raise InputError(f"{key}: {place}: {why}{error}") from error
 

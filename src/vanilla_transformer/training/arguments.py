@@ -147,7 +147,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     early_stopping_threshold: float = field(
         default=0.0, metadata={"help": "An evaluation is better only if it improves by more than this."}
     )
-    bf16: str | bool = field(  # type: ignore[assignment]  # a bool after __post_init__
+    bf16: str = field(  # type: ignore[assignment]  # a bool after __post_init__
         default="false",
         metadata={
             "help": "Compute in bfloat16: true, false, or auto, which measures whether that is faster here.",
@@ -192,6 +192,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             self.lr_scheduler_type = SchedulerType.INVERSE_SQRT
         if optimizer == "adam":
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
+        self._check_numbers()
         self._prepare_early_stopping()
         self.bf16 = choose_bf16(self.bf16, self.use_cpu)
         # Without use_cpu, accelerate treats processes on a machine without a GPU as separate trainings.
@@ -213,6 +214,10 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             "enable_jit_checkpoint does not apply: this trainer saves a checkpoint at SIGTERM by itself",
         )
         _refuse(
+            self.push_to_hub and not self.do_train,
+            "push_to_hub uploads a trained model, but do_train=false only scores one: remove push_to_hub",
+        )
+        _refuse(
             self.push_to_hub and self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS),
             f"hub_strategy={HubStrategy(self.hub_strategy).value} would upload pickled files: use every_save",
         )
@@ -231,6 +236,30 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     def has_token_budget(self) -> bool:
         """Whether training batches are made by token budget."""
         return any((self.max_source_tokens, self.max_target_tokens, self.tokens_per_update))
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers that transformers or torch would refuse later, without the key."""
+        for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "stream_buffer_size"):
+            _refuse(getattr(self, key) < 1, f"{key}={getattr(self, key)} must be at least 1")
+        for key in ("save_steps", "eval_steps", "logging_steps"):
+            value = getattr(self, key)
+            _refuse(value is not None and not value > 0, f"{key}={value} must be positive")
+        for key in ("num_train_epochs", "learning_rate", "noam_factor", "warmup_steps", "max_grad_norm"):
+            value = getattr(self, key)
+            _refuse(value is not None and not math.isfinite(value), f"{key}={value} must be a number")
+        _refuse(self.dataloader_num_workers < 0, "dataloader_num_workers must not be negative")
+        _refuse(not 0 <= self.seed < 2**32, f"seed={self.seed} must be at least 0 and below 2^32")
+        _refuse(
+            self.max_steps <= 0 and not self.num_train_epochs > 0,
+            f"num_train_epochs={self.num_train_epochs} trains nothing: set it, or max_steps, above 0; "
+            "do_train=false scores a saved model",
+        )
+        for key in ("max_source_tokens", "max_target_tokens", "tokens_per_update", "max_steps"):
+            value = getattr(self, key)
+            _refuse(value is not None and value > 2**40, f"{key}={value} is more than {2**40:,}")
+            _refuse(
+                value is not None and value < 1 and key != "max_steps", f"{key}={value} must be at least 1"
+            )
 
     def _check_optimization(self) -> None:
         schedule: Any = self.lr_scheduler_type
@@ -290,8 +319,17 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             f"early_stopping_patience={patience} needs evaluations: set eval_strategy=steps or epoch",
         )
         self.metric_for_best_model = self.metric_for_best_model or "loss"
-        if not self.average_checkpoints:
-            self.load_best_model_at_end = True
+        if self.average_checkpoints:
+            return
+        self.load_best_model_at_end = True
+        alike = word_of(self.save_strategy) == word_of(self.eval_strategy)
+        evaluated = self.eval_steps or self.logging_steps
+        by_steps = word_of(self.eval_strategy) == "steps" and evaluated >= 1
+        _refuse(
+            not alike or (by_steps and self.save_steps % evaluated),
+            f"early_stopping_patience={patience} keeps the best checkpoint, so a checkpoint is saved when it "
+            "is evaluated: set save_strategy and save_steps as eval_strategy and eval_steps",
+        )
 
     def _check_averaging(self) -> None:
         count = self.average_checkpoints
@@ -319,9 +357,6 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             )
 
     def _check_token_batches(self) -> None:
-        for key in ("max_source_tokens", "max_target_tokens", "tokens_per_update"):
-            value = getattr(self, key)
-            _refuse(value is not None and value < 1, f"{key}={value} must be at least 1")
         keys = ("max_target_tokens", "max_source_tokens", "tokens_per_update")
         budget = next(f"{key}={getattr(self, key)}" for key in keys if getattr(self, key))
         config: Any = self.accelerator_config
@@ -390,6 +425,11 @@ def _named(names: type[ExplicitEnum], key: str, value: str) -> ExplicitEnum:
         return names(value)
     except ValueError:
         raise ValueError(f"{key}={value} is none of {', '.join(name.value for name in names)}") from None
+
+
+def word_of(value: Any) -> Any:
+    """Return the word of an option that may be an enum; other values are returned as they are."""
+    return getattr(value, "value", value)
 
 
 def _refuse(wrong: object, message: str) -> None:

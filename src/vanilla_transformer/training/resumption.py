@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import VanillaTransformerTrainingArguments
+from .arguments import VanillaTransformerTrainingArguments, word_of
 
 DATA_ORDER = "data_order.json"  # in a checkpoint: what the order of the data depends on
 
 BUDGET = ("max_source_tokens", "max_target_tokens", "tokens_per_update")
+# The saved state of the optimizer holds these, and would replace new values without a word.
+OPTIMIZER = ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "momentum")
 PER_UPDATE = {
     True: "batches per update (processes x gradient_accumulation_steps)",
     False: "examples per update (processes x per_device_train_batch_size x gradient_accumulation_steps)",
@@ -22,7 +24,7 @@ PER_UPDATE = {
 def data_order(
     args: VanillaTransformerTrainingArguments, dataset: Any, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the order of the data and of the batches depends on.
+    """Return what the order of the data, the batches and the state of the optimizer depend on.
 
     A checkpoint stands after a number of updates. Resuming is right only if the same updates would be made
     again: from the same data, in the same order, in the same batches.
@@ -35,6 +37,7 @@ def data_order(
     order: dict[str, Any] = {"seed": args.seed if args.data_seed is None else args.data_seed}
     order |= {key: getattr(args, key) for key in BUDGET}
     order[PER_UPDATE[by_tokens]] = update if by_tokens else update * args.train_batch_size
+    order |= {key: word_of(getattr(args, key)) for key in OPTIMIZER}
     order["train_sampling_strategy"] = args.train_sampling_strategy
     order["dataloader_drop_last"] = args.dataloader_drop_last
     order["examples in the training data"] = None if streamed else len(dataset)
@@ -95,6 +98,6 @@ def check_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
     if changed:
         listing = "; ".join(f"{key} changed from {saved[key]} to {order[key]}" for key in changed)
         raise ValueError(
-            f"{checkpoint} was saved with different data or batch settings: {listing}. Resume with the same "
+            f"{checkpoint} was saved with other data or settings: {listing}. Resume with the same "
             "data, vocabulary and settings, or start again in a new --output_dir"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput
@@ -231,6 +231,17 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Keeps the learning rate of the arguments: that of the checkpoint would replace it."""
+        schedule, rates = self.lr_scheduler, list(getattr(self.lr_scheduler, "base_lrs", ()))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not isinstance(schedule, LambdaLR):
+            return
+        schedule.base_lrs = rates
+        for group, rate, factor in zip(self.optimizer.param_groups, rates, schedule.lr_lambdas):
+            group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     # Batches
 

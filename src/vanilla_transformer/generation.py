@@ -80,8 +80,6 @@ class PaperGenerationMixin(GenerationMixin):
             )
         if beta is not None and not (isinstance(beta, (int, float)) and 0 <= beta < math.inf):
             raise ValueError(f"coverage_penalty={beta!r} must be a number that is not negative")
-        if uses_own_search(settings) and not math.isfinite(settings.length_penalty):
-            raise ValueError(f"length_penalty={settings.length_penalty} must be finite")
         if beta and not (uses_own_search(settings) and self.config.is_encoder_decoder):
             raise ValueError(
                 f"coverage_penalty={beta} needs length_penalty_type='gnmt' (here {kind!r}), num_beams > 1 "

@@ -240,4 +240,5 @@ def _readable(rows: Dataset, where: str, data: ImageArguments) -> np.ndarray:
 
 
 def _has_one_color(image: Image.Image) -> bool:
-    return all(low == high for low, high in image.getextrema())
+    ranges: Any = image.getextrema()  # a pair for each of the three channels
+    return all(low == high for low, high in ranges)

@@ -147,7 +147,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
     early_stopping_threshold: float = field(
         default=0.0, metadata={"help": "An evaluation is better only if it improves by more than this."}
     )
-    bf16: str = field(  # type: ignore[assignment]  # a bool after __post_init__
+    bf16: str = field(  # type: ignore[assignment]  # "auto" before __post_init__
         default="false",
         metadata={
             "help": "Compute in bfloat16: true, false, or auto, which measures whether that is faster here.",
@@ -194,7 +194,7 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
             self.optim = OptimizerNames.ADAMW_TORCH_FUSED
         self._check_numbers()
         self._prepare_early_stopping()
-        self.bf16 = choose_bf16(self.bf16, self.use_cpu)
+        self.bf16 = choose_bf16(self.bf16, self.use_cpu)  # type: ignore[assignment]  # a bool from here on
         # Without use_cpu, accelerate treats processes on a machine without a GPU as separate trainings.
         self.use_cpu |= not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()

@@ -101,3 +101,15 @@ def check_data_order(checkpoint: str | Path, order: Mapping[str, Any]) -> None:
             f"{checkpoint} was saved with other data or settings: {listing}. Resume with the same "
             "data, vocabulary and settings, or start again in a new --output_dir"
         )
+
+
+def without_resumption(words: list[str]) -> list[str]:
+    """Return a command without its --resume_from_checkpoint."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word.replace("-", "_").startswith("__resume_from_checkpoint"):
+            if "=" not in word:
+                next(rest, None)
+        else:
+            kept.append(word)
+    return kept

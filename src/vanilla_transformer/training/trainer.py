@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .callbacks import (
 from .checkpoints import check_writable
 from .evaluation import EvaluatingTrainer, is_class_ids
 from .manifest import complete_checkpoints
-from .resumption import data_order
+from .resumption import data_order, without_resumption
 from .run_lock import locked
 from .schedule import get_noam_schedule
 from .streaming import POSITION, CollateWithPosition, StreamPosition, TokenBudgetIterable
@@ -200,7 +200,7 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
         checkpoint = self.last_checkpoint()
         command = "the same command and"
         if self.args.world_size == 1:
-            command = shlex.join(redact_flags(_without_resumption(sys.orig_argv)))
+            command = shlex.join(redact_flags(without_resumption(sys.orig_argv)))
         return (
             f"Training stopped after update {self.state.global_step} of {self.state.max_steps}; "
             f"its checkpoint is {checkpoint}.\nResume exactly there with\n"
@@ -234,14 +234,15 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Keeps the learning rate of the arguments: that of the checkpoint would replace it."""
-        schedule, rates = self.lr_scheduler, list(getattr(self.lr_scheduler, "base_lrs", ()))
+        schedule, optimizer = self.lr_scheduler, cast(Any, self.optimizer)
+        rates = list(getattr(schedule, "base_lrs", ()))
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not isinstance(schedule, LambdaLR):
             return
         schedule.base_lrs = rates
-        for group, rate, factor in zip(self.optimizer.param_groups, rates, schedule.lr_lambdas):
+        for group, rate, factor in zip(optimizer.param_groups, rates, schedule.lr_lambdas):
             group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
-        schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     # Batches
 
@@ -436,15 +437,3 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
     def _say(self, message: str) -> None:
         if self.is_world_process_zero():
             print(message, file=sys.stderr, flush=True)
-
-
-def _without_resumption(words: list[str]) -> list[str]:
-    """Return a command without its --resume_from_checkpoint."""
-    kept, rest = [], iter(words)
-    for word in rest:
-        if word.replace("-", "_").startswith("__resume_from_checkpoint"):
-            if "=" not in word:
-                next(rest, None)
-        else:
-            kept.append(word)
-    return kept

@@ -104,6 +104,15 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
         trainer_of(tmp_path, **RESUMED).train(resume_from_checkpoint=True)
 
 
+def test_a_run_is_no_checkpoint(run):
+    """Its own folder holds a model and a state of the trainer, but no optimizer."""
+    trainer = trainer_of(run, **RESUMED)
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    trainer.save_state()
+    assert "no state of the optimizer" in find_obstacle(run)
+
+
 def test_damaged_weights_are_not_averaged(run, caplog):
     halve(run / "checkpoint-6" / "model.safetensors")
     (run / "checkpoint-7").mkdir()  # half deleted

@@ -34,6 +34,7 @@ class AnnotatedSplit(NamedTuple):
 class DetectionArguments(StoredImageArguments):
     """Where images and boxes come from, and the size at which the model sees the images."""
 
+    dataset: str | None = field(default=None, metadata={"help": "Hub name, or digits-detection (canvases)"})
     train_images: str | None = field(
         default=None,
         metadata={"help": "folder of the images of a COCO JSON train_file; by default the file's own folder"},

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 class ImageArguments(LabelArguments, StoredImageArguments):
     """Where images and their labels come from."""
 
+    dataset: str | None = field(default=None, metadata={"help": "Hub name, folder, or digits (shipped)"})
     keep_decoded: bool = field(
         default=False,
         metadata={"help": "keep all images decoded in memory (3 bytes a pixel); for small images"},

@@ -154,7 +154,11 @@ def hold_out(rows: Dataset, share: float, seed: int) -> dict[str, Dataset]:
     counts = np.bincount(rows["label"])
     held_out = round(share * len(rows))
     if counts[counts > 0].min() < 2 or held_out < (counts > 0).sum():
-        raise InputError(f"validation_share={share} leaves no example of some class")
+        rare = rows.features["label"].names[int(np.where(counts > 0, counts, counts.max()).argmin())]
+        raise InputError(
+            f"validation_share={share} of {len(rows)} leaves no example of some class on one side (the "
+            f"rarest, {rare!r}, has {counts[counts > 0].min()}): raise it, or give a validation file"
+        )
     parts = rows.train_test_split(held_out, seed=seed, stratify_by_column="label")
     return {"train": parts["train"], "validation": parts["test"]}
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class TokenClassificationArguments(TextArguments):
     """Where sentences and their tags come from, and how to encode them."""
 
+    dataset: str | None = field(default=None, metadata={"help": "Hub name, folder, or bible-names (shipped)"})
     tokens_column: str = field(default="tokens", metadata={"help": "column of the lists of words"})
     tags_column: str = field(
         default="ner_tags", metadata={"help": "column of the lists of tags: text, or class labels"}

@@ -76,7 +76,8 @@ def find_obstacle(checkpoint: str | Path) -> str | None:
         return f"{TRAINER_STATE_NAME} is missing, so the checkpoint is not complete"
     if damage := find_damage(checkpoint):
         return damage
-    if not any("optim" in path.name for path in checkpoint.rglob("*")):
+    files = [*checkpoint.iterdir(), *checkpoint.glob("global_step*/*")]  # the latter are DeepSpeed's
+    if not any("optim" in path.name for path in files):
         return "it holds no state of the optimizer (save_only_model was set, or the file was deleted)"
     return None
 

@@ -1,11 +1,13 @@
 """Decided before the first update: early stopping, bf16, warm-up, the score that a search optimises."""
 
+import signal
+
 import pytest
-from tiny_training import RESUMED, arguments, assert_same_weights, build, pairs, trainer_of
+from tiny_training import RESUMED, At, arguments, assert_same_weights, build, pairs, trainer_of
 
 from vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.tasks import parse
-from vanilla_transformer.training import VanillaTransformerTrainingArguments
+from vanilla_transformer.training import TrainingInterrupted, VanillaTransformerTrainingArguments
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):
@@ -32,6 +34,21 @@ def test_a_run_that_stopped_early_is_complete(tmp_path, averaged, capfd):
     third = trainer_of(tmp_path, build(), eval_dataset=pairs(9, 1), **longer)
     third.train(resume_from_checkpoint=True)
     assert third.state.global_step > first.state.global_step
+
+
+def test_early_stopping_goes_on_counting_after_an_interrupt(tmp_path):
+    settings = RESUMED | {"max_steps": 90, "eval_strategy": "steps", "eval_steps": 3, "noam_factor": 20}
+    settings |= {"early_stopping_patience": 3, "eval_dataset": pairs(9, 1)}
+    whole = trainer_of(tmp_path / "whole", **settings)
+    whole.train()
+    end = whole.state.global_step
+    stop = At(end - 2, lambda: signal.raise_signal(signal.SIGTERM))  # two evaluations have not improved
+    with pytest.raises(TrainingInterrupted):
+        trainer_of(tmp_path / "broken", callbacks=[stop], **settings).train()
+    resumed = trainer_of(tmp_path / "broken", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == end
+    assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
 
 
 def test_early_stopping_works_with_averaging(tmp_path):

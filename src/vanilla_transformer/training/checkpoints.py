@@ -32,7 +32,8 @@ from .manifest import (
     write_manifest,
 )
 from .publishing import PublishingTrainer
-from .resumption import check_data_order, write_data_order
+from .resumption import check_data_order, data_order, write_data_order
+from .streaming import POSITION, StreamPosition
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +49,8 @@ class CheckpointingTrainer(PublishingTrainer):
 
     args: VanillaTransformerTrainingArguments
     model: PreTrainedModel
+    data_record: Mapping[str, Any] = {}  # what else must be the same when training resumes
+    _position: StreamPosition | None = None  # of the next update in a stream
     _saving_aside = False
     _pushed_folder: str | None = None
 
@@ -64,10 +67,7 @@ class CheckpointingTrainer(PublishingTrainer):
 
     def data_order(self) -> dict[str, Any]:
         """What must be the same when training resumes; see `resumption.data_order`."""
-        raise NotImplementedError
-
-    def write_position(self, checkpoint: Path) -> None:
-        """Write what a stream needs to resume, if there is one."""
+        return data_order(self.args, self.train_dataset, self.data_record)
 
     # Saving
 
@@ -107,7 +107,9 @@ class CheckpointingTrainer(PublishingTrainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
                     write_data_order(aside, self.data_order())
-                    self.write_position(aside)
+                    if self._position is not None:
+                        position = self._position.to_json() + "\n"
+                        (aside / f"{POSITION}.json").write_text(position, encoding="utf-8")
                     if self.off_schedule:
                         (aside / INTERRUPTED).write_text(
                             "Saved when training was interrupted; the resumed run deletes it with its next "
@@ -217,9 +219,7 @@ class CheckpointingTrainer(PublishingTrainer):
         epochs = self.args.num_train_epochs
         if self.args.max_steps <= 0 and state.epoch is not None and state.epoch >= epochs:
             return f"has trained all {epochs:g} epochs"
-        patience = self.args.early_stopping_patience
-        saved: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
-        counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        patience, counted = self.args.early_stopping_patience, evaluations_without_improvement(state)
         if patience and counted >= patience:
             return f"has stopped early, after {counted} evaluations without an improvement"
         return None
@@ -290,6 +290,12 @@ class CheckpointingTrainer(PublishingTrainer):
             for name, value in entry.items()
             if name.startswith("eval_")
         }
+
+
+def evaluations_without_improvement(state: TrainerState) -> int:
+    """Return the count of early stopping that a state of the Trainer has saved."""
+    saved: Any = (state.stateful_callbacks or {}).get("EarlyStoppingCallback")
+    return saved["attributes"]["early_stopping_patience_counter"] if isinstance(saved, dict) else 0
 
 
 def check_writable(folder: str | Path) -> None:

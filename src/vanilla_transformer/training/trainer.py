@@ -30,10 +30,10 @@ from .callbacks import (
     Throughput,
     TrainingInterrupted,
 )
-from .checkpoints import check_writable
+from .checkpoints import check_writable, evaluations_without_improvement
 from .evaluation import EvaluatingTrainer, is_class_ids
 from .manifest import complete_checkpoints
-from .resumption import data_order, without_resumption
+from .resumption import without_resumption
 from .run_lock import locked
 from .schedule import get_noam_schedule
 from .streaming import POSITION, CollateWithPosition, StreamPosition, TokenBudgetIterable
@@ -91,9 +91,7 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
         self._lengths: list[np.ndarray] = []
         self._examples_per_update: float | None = None
         self.interrupt, self.throughput = InterruptCallback(), Throughput()
-        self.data_record: dict[str, Any] = {}  # what else must be the same when training resumes
         self._resumed_from: str | None = None
-        self._position: StreamPosition | None = None  # of the next update in a stream
         for callback in (self.interrupt, self.throughput, EpochCallback, CheckPlan, CurvesCallback):
             self.add_callback(callback)
         if args.early_stopping_patience:
@@ -173,16 +171,15 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
     def off_schedule(self) -> bool:
         return self.interrupt.off_schedule
 
-    def data_order(self) -> dict[str, Any]:
-        return data_order(self.args, self.train_dataset, self.data_record)
-
-    def write_position(self, checkpoint: Path) -> None:
-        if self._position is not None:
-            Path(checkpoint, f"{POSITION}.json").write_text(self._position.to_json() + "\n", encoding="utf-8")
-
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Skips no batches if a stream starts at its position. Finds the best checkpoint of a moved run."""
+        """Restores what transformers does not: early stopping's count, a moved run's best checkpoint.
+
+        It skips no batches if a stream starts at its position.
+        """
         epochs, batches = super()._init_training_state(*args, **kwargs)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = evaluations_without_improvement(self.state)
         best = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
         if self.state.best_model_checkpoint is None and best.is_dir():
             self.state.best_model_checkpoint = str(best)

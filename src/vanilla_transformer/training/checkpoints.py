@@ -294,7 +294,8 @@ class CheckpointingTrainer(PublishingTrainer):
 
 def evaluations_without_improvement(state: TrainerState) -> int:
     """Return the count of early stopping that a state of the Trainer has saved."""
-    saved: Any = (state.stateful_callbacks or {}).get("EarlyStoppingCallback")
+    callbacks: Any = state.stateful_callbacks or {}
+    saved = callbacks.get("EarlyStoppingCallback")
     return saved["attributes"]["early_stopping_patience_counter"] if isinstance(saved, dict) else 0
 
 

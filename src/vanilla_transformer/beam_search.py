@@ -13,6 +13,7 @@ The search knows no model. It reads log-probabilities, and returns which rows of
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -106,6 +107,9 @@ class BeamSearch:
         self.sentences = torch.arange(sentences, device=prompts.device)
         self.length = 0
         self.done = False
+        self.rivals = returned  # finished hypotheses, the last of which a live one must be able to outrank
+        self.candidates: int | None = None  # how many of a step's best may finish; None for all of them
+        self.ends_at_limit = True  # with the end token
 
         self.ranks = torch.full((sentences, beams), IMPOSSIBLE, device=prompts.device)
         self.finished = nn.functional.pad(
@@ -118,11 +122,14 @@ class BeamSearch:
         log_probs: torch.Tensor,
         attention: torch.Tensor | None = None,
         criteria: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        normalizer: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Adds one token to every live hypothesis.
 
         Args:
-            log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place.
+            log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place. With a
+                `normalizer` these are logits, and log P = logit - normalizer.
+            normalizer: the logarithm of Σ exp(logit), `(sentences * width, 1)`.
             attention: of the next token to the source, `(sentences * width, source)`; needed with coverage.
             criteria: a function of tokens `(rows, length)` that returns which rows end there, `(rows,)`.
 
@@ -134,13 +141,15 @@ class BeamSearch:
         at_limit = self.limits <= self.length  # (batch,)
         if self.never is not None:
             log_probs[:, self.never] = IMPOSSIBLE
-        if self.length >= self.shortest_limit and len(self.end):
+        if self.length >= self.shortest_limit and self.ends_at_limit and len(self.end):
             can_end = (log_probs[:, self.end] > IMPOSSIBLE).any(1)
             log_probs = allow_only(self.end, log_probs, at_limit.repeat_interleave(width) & can_end)
 
         # Enough candidates that `beams` hypotheses live on, even if all of them end with every end token.
         count = self.beams * (1 + max(1, len(self.end)))
         gains, next_tokens = top_k(log_probs, count)  # (batch * width, count)
+        if normalizer is not None:
+            gains = gains - normalizer
         scores = (self.scores[..., None] + gains.unflatten(0, (batch, width))).flatten(1)
         scores, index = scores.topk(min(count, scores.shape[1]))  # (batch, candidates)
         parents = index // gains.shape[1]
@@ -152,19 +161,30 @@ class BeamSearch:
         ended = torch.isin(next_tokens, self.end) | at_limit[:, None]
         if criteria is not None:
             ended |= criteria(tokens.flatten(0, 1)).view_as(ended)
-        ranks = scores / length_penalty(self.length, self.alpha)
+        ranks = scores / self.penalty(self.length)
         if self.coverage is not None:
             assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
             ranks = ranks + coverage_penalty(self.coverage, self.beta)
         if ended.any():
-            self._finish(ranks.masked_fill(~ended, IMPOSSIBLE), tokens, origins)
+            ranks = ranks.masked_fill(~ended, IMPOSSIBLE)
+            if self.candidates is not None:
+                ranks[:, self.candidates :] = IMPOSSIBLE
+            self._finish(ranks, tokens, origins)
 
         self.scores, kept = scores.masked_fill(ended, IMPOSSIBLE).topk(min(self.beams, scores.shape[1]))
         self.tokens, self.origins = gather_rows(tokens, kept), gather_rows(origins, kept)
         if self.coverage is not None:
             self.coverage = gather_rows(self.coverage, kept)
         return self._drop_done(rows.gather(1, kept))
+
+    def penalty(self, length: torch.Tensor | int) -> torch.Tensor | float:
+        """What log P of a hypothesis of this length is divided by."""
+        return length_penalty(length, self.alpha)
+
+    def bounding_length(self) -> torch.Tensor | int:
+        """The length at which a live hypothesis could reach its highest rank."""
+        return self.limits if self.alpha > 0 else self.length + 1
 
     def _finish(self, ranks: torch.Tensor, tokens: torch.Tensor, origins: torch.Tensor) -> None:
         """Ranks candidates, `(batch, candidates)` and their tokens, among the finished hypotheses."""
@@ -182,9 +202,8 @@ class BeamSearch:
 
     def _drop_done(self, rows: torch.Tensor) -> torch.Tensor:
         """Finds the sentences that are done and returns the flat rows of the next batch."""
-        longest = self.limits if self.alpha > 0 else self.length + 1
-        bound = self.scores[:, 0] / length_penalty(longest, self.alpha)
-        active = bound > self.ranks[self.sentences, self.returned - 1]
+        bound = self.scores[:, 0] / self.penalty(self.bounding_length())
+        active = bound > self.ranks[self.sentences, self.rivals - 1]
         if self.stop_early:
             active &= self.ranks[self.sentences, -1] == IMPOSSIBLE
         still_active = int(active.sum())
@@ -203,6 +222,28 @@ class BeamSearch:
         if self.coverage is not None:
             self.coverage = self.coverage[active]
         return rows[active].flatten()
+
+
+class TransformersBeamSearch(BeamSearch):
+    """The search of transformers: log P(Y | X) / |Y|^α, and another rule for the end.
+
+    Only the `beams` best continuations of a step may finish. A hypothesis that reaches its limit finishes
+    as it is. Without `strict`, a sentence is done when its best live hypothesis could not replace one of its
+    `beams` finished ones *at its present length*, a heuristic (`early_stopping=False` in transformers).
+    """
+
+    def __init__(self, *args: Any, strict: bool, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.strict = strict
+        self.candidates = self.rivals = self.beams
+        self.ends_at_limit = False
+        self.never = None
+
+    def penalty(self, length: torch.Tensor | int) -> torch.Tensor | float:
+        return length**self.alpha
+
+    def bounding_length(self) -> torch.Tensor | int:
+        return self.limits if self.strict and self.alpha > 0 else self.length
 
 
 def allow_only(ids: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

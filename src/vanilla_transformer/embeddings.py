@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .products import Linear
 
 
 def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
@@ -93,7 +94,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: int, patch_size: int, width: int):
         super().__init__()
         self.channels, self.patch_size = channels, patch_size
-        self.projection = nn.Linear(channels * patch_size**2, width)
+        self.projection = Linear(channels * patch_size**2, width)
 
     def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, channels, height, width)` to `(batch, rows, columns, width)`; ignores the mask."""
@@ -136,7 +137,7 @@ class ConvolutionalStem(nn.Module):
                     ResidualConvolution(after),
                 ]
             )
-        self.projection = nn.Linear(widths[-1] if widths else channels, width)
+        self.projection = Linear(widths[-1] if widths else channels, width)
 
     def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, channels, height, width)` to `(batch, rows, columns, width)`.

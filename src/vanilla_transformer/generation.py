@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,14 @@ from transformers.generation import (
     MaxLengthCriteria,
     StoppingCriteriaList,
 )
+from transformers.utils import logging
 
-from .beam_search import BeamSearch, allow_only
+from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
 from .config_checks import check_generation_settings
+from .decoding import Decoding, prepared_decoder, why_not_prepared
+from .layers import own_cache
 
+logger = logging.get_logger(__name__)
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
 Settings = Any  # a GenerationConfig that also has SETTINGS, which its class does not declare
 
@@ -152,7 +157,13 @@ class PaperGenerationMixin(GenerationMixin):
     ) -> Any:
         """Takes and returns what transformers' beam search does; `sequences_scores` are s(Y, X)."""
         settings, encoder_decoder = generation_config, self.config.is_encoder_decoder
-        if not uses_own_search(settings):
+        reason = self._why_not_fast(settings, model_kwargs, synced_gpus)
+        other_criteria = StoppingCriteriaList(
+            criterion
+            for criterion in stopping_criteria
+            if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
+        )
+        if not uses_own_search(settings) and (reason or settings.do_sample or other_criteria):
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )
@@ -165,45 +176,38 @@ class PaperGenerationMixin(GenerationMixin):
         longest = (stopping_criteria.max_length or settings.max_length) - input_ids.shape[1]
         search = start_search(settings, input_ids, longest, keep_rows, model_kwargs)
 
-        other_criteria = StoppingCriteriaList(
-            criterion
-            for criterion in stopping_criteria
-            if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
-        )
-        steps: dict[str, tuple] = dict.fromkeys(step_outputs(settings, encoder_decoder), ())
+        wanted = step_outputs(settings, encoder_decoder)
+        collected: dict[str, tuple] = dict.fromkeys(wanted, ())
 
         def stopped(tokens: torch.Tensor) -> torch.Tensor:
-            return other_criteria(tokens, steps.get("scores"))
+            return other_criteria(tokens, collected.get("scores"))
 
-        outputs = self._prefill(
-            input_ids, settings, model_kwargs, is_first_iteration=not settings.is_assistant
-        )
+        width = settings.num_beams if keep_rows else 1
+        if reason is None:
+            steps, logits = self._start_decoding(input_ids, settings, model_kwargs, width)
+        else:
+            steps = PlainSteps(self, model_kwargs, width)
+            logits = steps.start(input_ids, settings)
+        rows = None
         while self._has_unfinished_sequences(search.done, synced_gpus, device=input_ids.device):
-            live = search.tokens.flatten(0, 1)  # (rows, length)
-            if search.length:
-                inputs = self.prepare_inputs_for_generation(
-                    live, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
-                )
-                outputs = self(**inputs, return_dict=True)
-            model_kwargs = self._update_model_kwargs_for_generation(
-                outputs, model_kwargs, is_encoder_decoder=encoder_decoder
-            )
+            live, width = search.tokens.flatten(0, 1), search.tokens.shape[1]  # live: (rows, length)
+            if logits is None:
+                logits = steps.step(live, rows, width)
             if search.done:
+                logits = None
                 continue  # other processes still generate, and need the forward passes of this one
-            logits = outputs.logits[:, -1].float()  # (rows, vocabulary)
-            log_probs = logits_processor(live, logits.log_softmax(-1))
-            available = {**outputs, "logits": logits, "scores": log_probs}
-            steps = {name: (*earlier, available[name]) for name, earlier in steps.items()}
-
-            layout = search.tokens.shape[:2]
-            attention = self._source_attention(outputs) if settings.coverage_penalty else None
-            rows = search.step(log_probs, attention, stopped if other_criteria else None)
-            if search.tokens.shape[:2] != layout:
-                model_kwargs = select_rows(model_kwargs, rows)
-            elif (cache := model_kwargs.get("past_key_values")) is not None:
-                # A row is replaced by one of the same sentence, whose cross-attention cache is equal.
-                is_pair = isinstance(cache, EncoderDecoderCache)
-                (cache.self_attention_cache if is_pair else cache).reorder_cache(rows)
+            normalizer = None
+            if logits_processor or wanted:
+                scores = logits_processor(live, logits.log_softmax(-1))
+                available = {"logits": logits, "scores": scores}
+                for name in wanted:  # `needs_own_forward`: these steps have outputs
+                    value = available[name] if name in available else steps.outputs[name]
+                    collected[name] = (*collected[name], value)
+            else:
+                scores, normalizer = logits, logits.logsumexp(-1, keepdim=True)
+            attention = steps.source_attention if settings.coverage_penalty else None
+            rows = search.step(scores, attention, stopped if other_criteria else None, normalizer)
+            logits = None
 
         origins = search.finished_origins[:, : search.returned].flatten(0, 1)
         origins = origins[:, : int((origins >= 0).sum(-1).max())]
@@ -215,23 +219,177 @@ class PaperGenerationMixin(GenerationMixin):
             "sequences": sequences,
             "sequences_scores": search.ranks[:, : search.returned].flatten(),
             "beam_indices": origins,
-            "past_key_values": model_kwargs.get("past_key_values"),
-            **steps,
+            "past_key_values": steps.model_kwargs.get("past_key_values"),  # only `PlainSteps` come here
+            **collected,
         }
         if not encoder_decoder:
             return GenerateBeamDecoderOnlyOutput(**result)
-        encoded = model_kwargs["encoder_outputs"]
+        encoded = steps.model_kwargs["encoder_outputs"]
         if settings.output_attentions:
             result["encoder_attentions"] = encoded.get("attentions")
         if settings.output_hidden_states:
             result["encoder_hidden_states"] = encoded.get("hidden_states")
         return GenerateBeamEncoderDecoderOutput(**result)
 
-    def _source_attention(self, outputs: Any) -> torch.Tensor:
-        """Σ_j p_ij over the target tokens j of this forward pass, `(rows, source)`."""
-        return (
-            outputs.cross_attentions[-1].float().mean(1).sum(1)
-        )  # (rows, heads, target, source) over heads and target
+    def _sample(
+        self,
+        input_ids: Any,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: Settings,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Takes and returns what transformers' greedy search and sampling do."""
+        settings = generation_config
+        if self._why_not_fast(settings, model_kwargs, synced_gpus):
+            return super()._sample(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                settings,
+                synced_gpus,
+                streamer,
+                **model_kwargs,
+            )
+        # A row that has ended leaves the batch, unless something counts its rows or draws numbers for them.
+        has_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
+        drop_ended = has_end and not settings.do_sample and all(isinstance(p, EndAtLimit) for p in logits_processor)
+        tokens, live = input_ids, torch.arange(len(input_ids), device=input_ids.device)
+        unfinished = torch.ones_like(live, dtype=torch.bool)
+        steps, logits = self._start_decoding(input_ids, settings, model_kwargs, 1)
+        rows = None
+        while True:
+            if logits is None:
+                logits = steps.step(tokens[live], rows, 1)
+            scores = logits_processor(tokens[live], logits)
+            if settings.do_sample:
+                chosen = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
+            else:
+                chosen = scores.argmax(-1)
+            if has_end:
+                added = settings._pad_token_tensor.to(chosen.device).expand(len(tokens))
+                added = added.index_copy(0, live, chosen).where(unfinished, added)
+            else:
+                added = chosen
+            tokens = torch.cat([tokens, added[:, None]], dim=1)
+            unfinished = unfinished & ~stopping_criteria(tokens, None)
+            if streamer is not None:
+                streamer.put(added.cpu())
+            if not unfinished.any():
+                break
+            logits = rows = None
+            if drop_ended and not (kept := unfinished[live]).all():
+                rows = kept.nonzero().squeeze(1)
+                live = live[rows]
+                logits_processor = LogitsProcessorList(p.of_rows(rows) for p in logits_processor)
+        if streamer is not None:
+            streamer.end()
+        return tokens
+
+    def prepare_for_decoding(self, precision: str | None = None) -> str:
+        """Prepares the weights for `generate`, which otherwise does so at its first call.
+
+        Saving, loading and training see the model's own weights. When these change, `generate` prepares them
+        again, with the same precision.
+
+        Args:
+            precision: "fp32", "bf16", "fp16" or "int8", in which `generate` multiplies with the decoder's
+                weights; "auto" measures which is the fastest here; None is that of the weights. "bf16" and
+                "int8" change some outputs.
+
+        Returns:
+            the precision, for "auto" the one that it chose.
+
+        Raises:
+            ValueError: for another precision, or a model that `generate` runs as a module only.
+        """
+        reason = why_not_prepared(self)
+        if reason is not None:
+            raise ValueError(f"{type(self).__name__} cannot be prepared for decoding: {reason}")
+        return prepared_decoder(self, precision).precision
+
+    def _why_not_fast(
+        self, settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool
+    ) -> str | None:
+        """Why this call needs the model's own forward pass, which is logged once; None for `Decoding`."""
+        reason = needs_own_forward(settings, model_kwargs, synced_gpus) or why_not_prepared(self)
+        if reason is not None:
+            logger.info_once(f"generate runs the forward pass of {type(self).__name__}: {reason}")
+        return reason
+
+    def _start_decoding(
+        self, input_ids: torch.Tensor, settings: Settings, model_kwargs: dict[str, Any], width: int
+    ) -> tuple[Decoding, torch.Tensor | None]:
+        """The fast steps after these prompts, `width` equal rows for each sentence.
+
+        The model's own forward pass reads prompts of more than the start token. Then their logits,
+        `(rows, vocabulary)`, are the second value.
+        """
+        mask, encoded = model_kwargs.get("attention_mask"), model_kwargs.get("encoder_outputs")
+        sentences, wants_attention = len(input_ids) // width, bool(settings.coverage_penalty)
+        decoder = prepared_decoder(self)
+        if encoded is None:
+            decoding = Decoding(decoder, sentences)
+        else:
+            memory_mask = None if mask is None else mask[::width]
+            decoding = Decoding(decoder, sentences, encoded[0][::width], memory_mask, wants_attention)
+            if input_ids.shape[1] == 1:
+                return decoding, None
+        outputs = self._prefill(input_ids, settings, model_kwargs)
+        cache = own_cache(outputs.past_key_values)
+        decoding.take_prompt(cache, mask if encoded is None else None, width)
+        if wants_attention:
+            decoding.source_attention = attention_to_source(outputs)
+        return decoding, outputs.logits[:, -1].float()
+
+
+class PlainSteps:
+    """The model's own forward pass as the steps of a search: the reference for `Decoding`."""
+
+    def __init__(self, model: Any, model_kwargs: dict[str, Any], width: int):
+        self.model, self.model_kwargs, self.width = model, model_kwargs, width
+        self.outputs: Any = None  # of the last step
+
+    def start(self, input_ids: torch.Tensor, settings: Settings) -> torch.Tensor:
+        """The logits after the prompts."""
+        is_first = not settings.is_assistant
+        return self._logits(
+            self.model._prefill(input_ids, settings, self.model_kwargs, is_first_iteration=is_first)
+        )
+
+    def step(self, live: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
+        """Continues these rows of the batch before; see `Decoding.step`."""
+        cache = self.model_kwargs.get("past_key_values")
+        if len(rows) != len(self.outputs.logits) or width != self.width:
+            self.model_kwargs = select_rows(self.model_kwargs, rows)
+        elif cache is not None:
+            # A row is replaced by one of the same sentence, whose cross-attention cache is equal.
+            own_cache(cache).reorder_cache(rows)
+        self.width = width
+        inputs = self.model.prepare_inputs_for_generation(
+            live, next_sequence_length=1 if self.model_kwargs["use_cache"] else None, **self.model_kwargs
+        )
+        return self._logits(self.model(**inputs, return_dict=True))
+
+    def _logits(self, outputs: Any) -> torch.Tensor:
+        self.outputs = outputs
+        is_pair = self.model.config.is_encoder_decoder
+        self.model_kwargs = self.model._update_model_kwargs_for_generation(
+            outputs, self.model_kwargs, is_encoder_decoder=is_pair
+        )
+        return outputs.logits[:, -1].float()
+
+    @property
+    def source_attention(self) -> torch.Tensor:
+        return attention_to_source(self.outputs)
+
+
+def attention_to_source(outputs: Any) -> torch.Tensor:
+    """Σ_j p_ij over the target tokens j of a forward pass, `(rows, source)`."""
+    weights = outputs.cross_attentions[-1].float()  # (rows, heads, target, source)
+    return weights.mean(1).sum(1)
 
 
 class EndAtLimit(LogitsProcessor):
@@ -244,6 +402,10 @@ class EndAtLimit(LogitsProcessor):
 
     def __init__(self, lengths: torch.Tensor, end: torch.Tensor):
         self.lengths, self.shortest, self.end = lengths, int(lengths.min()), end
+
+    def of_rows(self, rows: torch.Tensor) -> "EndAtLimit":
+        """The limits of these rows only."""
+        return EndAtLimit(self.lengths if len(self.lengths) == 1 else self.lengths[rows], self.end)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         length = input_ids.shape[1] + 1
@@ -276,26 +438,50 @@ def needs_all_rows(
     )
 
 
+SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep", "output_attentions"}
+
+
+def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool) -> str | None:
+    """What in this call only the model's own forward pass serves."""
+    cache = model_kwargs.get("past_key_values")
+    others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]
+    if settings.return_dict_in_generate:
+        return "return_dict_in_generate=True"
+    if settings.output_attentions or settings.output_hidden_states:
+        return "the output of attentions or hidden states"
+    if not model_kwargs.get("use_cache"):
+        return "use_cache=False"
+    if settings.cache_implementation not in (None, "dynamic") or getattr(cache, "_is_user_defined", False):
+        return "a cache of the caller"
+    if synced_gpus:
+        return "synced_gpus=True"
+    return f"the argument {others[0]}" if others else None
+
+
 def start_search(
     settings: Settings, prompts: torch.Tensor, longest: int, keep_rows: bool, model_kwargs: dict[str, Any]
 ) -> BeamSearch:
     """The search before its first step, for outputs of at most `longest` tokens after the prompt."""
     limits = prompts.new_full(prompts.shape[:1], longest)
-    if settings.max_extra_tokens is not None:
+    if settings.max_extra_tokens is not None and uses_own_search(settings):
         limits = limits.minimum(output_limits(settings.max_extra_tokens, prompts, model_kwargs))
     coverage = None
     if settings.coverage_penalty:
         memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
         coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
-    pad = settings._pad_token_tensor
-    return BeamSearch(
+    pad, end = settings._pad_token_tensor, settings._eos_token_tensor
+    search: Callable[..., BeamSearch] = BeamSearch
+    if not uses_own_search(settings):
+        search = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
+        pad = end[0] if end is not None and not pad else pad  # what transformers fills finished rows with
+    return search(
         prompts,
         limits[:: settings.num_beams if keep_rows else 1],
         beams=settings.num_beams,
         returned=settings.num_return_sequences,
         alpha=settings.length_penalty,
         beta=settings.coverage_penalty or 0.0,
-        end=settings._eos_token_tensor,
+        end=end,
         pad=None if pad is None else int(pad),
         coverage=coverage,
         stop_early=settings.early_stopping is True,

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vanilla_transformer import LayersConfig
 from .packing import NO_PACKING, Packing
+from .products import Linear
 
 
 def scaled_dot_product_attention(
@@ -56,10 +57,10 @@ class Attention(nn.Module):
         self.head_dim = cast("int", config.head_dim)  # the configuration has set both
         self.value_dim = cast("int", config.value_dim)
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.value_dim)
-        self.o_proj = nn.Linear(config.num_attention_heads * self.value_dim, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
+        self.k_proj = Linear(config.hidden_size, config.num_attention_heads * self.head_dim)
+        self.v_proj = Linear(config.hidden_size, config.num_attention_heads * self.value_dim)
+        self.o_proj = Linear(config.num_attention_heads * self.value_dim, config.hidden_size)
 
     def forward(
         self,
@@ -133,9 +134,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LayersConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(states)))

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .products import Linear, product
+
 IGNORE_INDEX = -100  # the label of padding
 
 
@@ -102,7 +104,7 @@ def linear_cross_entropy(
     else:
         chunks = zip(states.split(_LinearCrossEntropy.CHUNK), labels.split(_LinearCrossEntropy.CHUNK))
         total = sum(
-            label_smoothed_cross_entropy(chunk @ weight.T, target, smoothing, num_items_in_batch=1)
+            label_smoothed_cross_entropy(product(chunk, weight), target, smoothing, num_items_in_batch=1)
             for chunk, target in chunks
         )
     return total / count_items(labels, num_items_in_batch, doubled=bool(r_drop))
@@ -111,7 +113,7 @@ def linear_cross_entropy(
 def is_plain_projection(module: nn.Module) -> bool:
     """Whether the module does nothing but `states @ weight.T`: no adapter, hook, bias or parametrization."""
     return (
-        type(module) is nn.Linear
+        type(module) in (nn.Linear, Linear)
         and type(module.weight) is nn.Parameter
         and module.bias is None
         and "forward" not in vars(module)  # accelerate wraps it
@@ -199,7 +201,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 chunk, target = states[rows].to(dtype), labels[rows]
                 row = torch.arange(len(rows), device=rows.device)
                 # One tensor holds the logits, then their exponentials, the probabilities and the gradient.
-                logits = (chunk @ vocabulary.T).float()  # (rows, vocabulary)
+                logits = product(chunk, vocabulary).float()  # (rows, vocabulary)
                 total -= label_share * logits[row, target].sum() + other_share * logits.sum()
                 largest = logits.amax(-1, keepdim=True)
                 logits.sub_(largest)
@@ -217,8 +219,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient = probabilities.sub_(other_share)
                 gradient[row, target] -= label_share
                 gradient = gradient.to(dtype)
-                states_gradient[rows] = (gradient @ vocabulary).to(states.dtype)
-                weight_gradient += gradient.T @ chunk
+                states_gradient[rows] = product(gradient, vocabulary.T).to(states.dtype)
+                weight_gradient += product(gradient.T, chunk.T)
         ctx.save_for_backward(states_gradient, weight_gradient.to(weight.dtype))
         return total
 

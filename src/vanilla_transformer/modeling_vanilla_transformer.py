@@ -23,6 +23,7 @@ from .generation import PaperGenerationMixin
 from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, projection_cross_entropy
 from .packing import NO_PACKING, Packing, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
+from .products import Linear
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ class VanillaTransformerForConditionalGeneration(
             )
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
@@ -382,7 +383,7 @@ class VanillaTransformerForCausalLM(
         config = config.with_only("decoder")
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

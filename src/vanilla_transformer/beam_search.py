@@ -122,14 +122,11 @@ class BeamSearch:
         log_probs: torch.Tensor,
         attention: torch.Tensor | None = None,
         criteria: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        normalizer: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Adds one token to every live hypothesis.
 
         Args:
-            log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place. With a
-                `normalizer` these are logits, and log P = logit - normalizer.
-            normalizer: the logarithm of Σ exp(logit), `(sentences * width, 1)`.
+            log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place.
             attention: of the next token to the source, `(sentences * width, source)`; needed with coverage.
             criteria: a function of tokens `(rows, length)` that returns which rows end there, `(rows,)`.
 
@@ -138,45 +135,52 @@ class BeamSearch:
         """
         batch, width, _ = self.tokens.shape
         self.length += 1
-        at_limit = self.limits <= self.length  # (batch,)
         if self.never is not None:
             log_probs[:, self.never] = IMPOSSIBLE
-        if self.length >= self.shortest_limit and self.ends_at_limit and len(self.end):
+        at_limit = self.limits <= self.length if self.length >= self.shortest_limit else None  # (batch,)
+        if at_limit is not None and self.ends_at_limit and len(self.end):
             can_end = (log_probs[:, self.end] > IMPOSSIBLE).any(1)
             log_probs = allow_only(self.end, log_probs, at_limit.repeat_interleave(width) & can_end)
 
         # Enough candidates that `beams` hypotheses live on, even if all of them end with every end token.
         count = self.beams * (1 + max(1, len(self.end)))
         gains, next_tokens = top_k(log_probs, count)  # (batch * width, count)
-        if normalizer is not None:
-            gains = gains - normalizer
         scores = (self.scores[..., None] + gains.unflatten(0, (batch, width))).flatten(1)
         scores, index = scores.topk(min(count, scores.shape[1]))  # (batch, candidates)
         parents = index // gains.shape[1]
         next_tokens = next_tokens.reshape(batch, -1).gather(1, index)
-        rows = torch.arange(batch, device=parents.device)[:, None] * width + parents
-        tokens = torch.cat([gather_rows(self.tokens, parents), next_tokens[..., None]], dim=-1)
-        origins = torch.cat([gather_rows(self.origins, parents), rows[..., None]], dim=-1)
+        candidates = (parents, next_tokens, parents + self._first_rows(batch, width))
 
-        ended = torch.isin(next_tokens, self.end) | at_limit[:, None]
+        ended = torch.isin(next_tokens, self.end)
+        if at_limit is not None:
+            ended |= at_limit[:, None]
         if criteria is not None:
-            ended |= criteria(tokens.flatten(0, 1)).view_as(ended)
-        ranks = scores / self.penalty(self.length)
+            ended |= criteria(self._extended(*candidates)[0].flatten(0, 1)).view_as(ended)
         if self.coverage is not None:
             assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
-            ranks = ranks + coverage_penalty(self.coverage, self.beta)
         if ended.any():
-            ranks = ranks.masked_fill(~ended, IMPOSSIBLE)
-            if self.candidates is not None:
-                ranks[:, self.candidates :] = IMPOSSIBLE
-            self._finish(ranks, tokens, origins)
+            self._finish(scores, ended, *self._extended(*candidates))
 
         self.scores, kept = scores.masked_fill(ended, IMPOSSIBLE).topk(min(self.beams, scores.shape[1]))
-        self.tokens, self.origins = gather_rows(tokens, kept), gather_rows(origins, kept)
+        parents, next_tokens, rows = (part.gather(1, kept) for part in candidates)
+        self.tokens, self.origins = self._extended(parents, next_tokens, rows)
         if self.coverage is not None:
             self.coverage = gather_rows(self.coverage, kept)
-        return self._drop_done(rows.gather(1, kept))
+        return self._drop_done(rows)
+
+    def _first_rows(self, batch: int, width: int) -> torch.Tensor:
+        """The row of each sentence's first hypothesis, `(batch, 1)`."""
+        return torch.arange(0, batch * width, width, device=self.tokens.device)[:, None]
+
+    def _extended(
+        self, parents: torch.Tensor, next_tokens: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens and origins of the hypotheses that continue these parents, all `(batch, any number)`."""
+        return (
+            torch.cat([gather_rows(self.tokens, parents), next_tokens[..., None]], dim=-1),
+            torch.cat([gather_rows(self.origins, parents), rows[..., None]], dim=-1),
+        )
 
     def penalty(self, length: torch.Tensor | int) -> torch.Tensor | float:
         """What log P of a hypothesis of this length is divided by."""
@@ -186,8 +190,16 @@ class BeamSearch:
         """The length at which a live hypothesis could reach its highest rank."""
         return self.limits if self.alpha > 0 else self.length + 1
 
-    def _finish(self, ranks: torch.Tensor, tokens: torch.Tensor, origins: torch.Tensor) -> None:
-        """Ranks candidates, `(batch, candidates)` and their tokens, among the finished hypotheses."""
+    def _finish(
+        self, scores: torch.Tensor, ended: torch.Tensor, tokens: torch.Tensor, origins: torch.Tensor
+    ) -> None:
+        """Ranks the candidates that ended, `(batch, candidates)`, among the finished hypotheses."""
+        ranks = scores / self.penalty(self.length)
+        if self.coverage is not None:
+            ranks = ranks + coverage_penalty(self.coverage, self.beta)
+        ranks = ranks.masked_fill(~ended, IMPOSSIBLE)
+        if self.candidates is not None:
+            ranks[:, self.candidates :] = IMPOSSIBLE
         batch, unused = self.sentences, self.finished.shape[-1] - tokens.shape[-1]
         tokens = nn.functional.pad(tokens, (0, unused), value=self.filler)
         origins = nn.functional.pad(origins, (0, unused), value=-1)
@@ -258,13 +270,13 @@ def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return values.gather(1, index[..., None].expand(*index.shape, values.shape[-1]))
 
 
-def top_k(values: torch.Tensor, count: int, block: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """`values.topk(count)` of a matrix, up to four times as fast where its rows are wide.
+def top_k(values: torch.Tensor, count: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """`values.topk(count)` of a matrix, up to four times as fast where it is large and its rows are wide.
 
     The `count` largest values lie in the `count` blocks with the largest maxima: only these are searched.
     """
     blocks = values.shape[1] // block
-    if blocks < 2 * count:
+    if blocks < 2 * count or values.numel() < 2**15:
         return values.topk(min(count, values.shape[1]))
     blocked = values[:, : blocks * block].unflatten(1, (blocks, block))
     best = blocked.amax(-1).topk(count).indices  # (rows, count)

@@ -325,8 +325,9 @@ def additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | No
 class Prepared(NamedTuple):
     decoder: PreparedDecoder
     asked: str | None  # the precision that `prepare_for_decoding` got
-    weights: list[tuple]
-    first_columns: torch.Tensor
+    weights: list[tuple[int, int]]  # the place and version of each
+    columns: list[torch.Tensor]  # the first column of each, where it is in memory
+    first_columns: torch.Tensor  # a copy
 
 
 # Beside the models and not in them: nothing of it is saved, copied or moved with a model.
@@ -336,39 +337,34 @@ PREPARED: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
 def prepared_decoder(model: Any, *precision: str | None) -> PreparedDecoder:
     """The model's prepared weights, which are prepared again if the model's own have changed.
 
-    With autocast the precision is that of autocast. Otherwise it is, if given, `precision`, or the one before,
-    or that of the weights.
+    Assigning to `weight.data` leaves no trace in the version of a weight; its first column shows it.
+
+    Args:
+        precision: one of `prepare`, "auto", or None for that of the weights (or of autocast, if it is on). Without
+            it, the one before holds.
     """
     known = PREPARED.get(model)
     asked = precision[0] if precision else known.asked if known else None
-    weight = model.lm_head.weight
-    dtype, device = weight.dtype, weight.device.type
+    tensors = tensors_of(model)
+    weights = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    device, dtype = model.lm_head.weight.device.type, model.lm_head.weight.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     wanted = asked or next(name for name, format in FORMATS.items() if format == dtype)
-    weights, first_columns = state_of_weights(model)
-    if (
-        known is None
-        or known.asked != asked
-        or wanted not in ("auto", known.decoder.precision)
-        or known.weights != weights
-        or not torch.equal(known.first_columns, first_columns)
-    ):
-        known = Prepared(PreparedDecoder(model, wanted), asked, weights, first_columns)
-        PREPARED[model] = known
+    if known and known.asked == asked and wanted in ("auto", known.decoder.precision) and known.weights == weights:
+        if torch.equal(torch.cat(known.columns), known.first_columns):
+            return known.decoder
+    columns = [tensor.detach().view(len(tensor), -1)[:, 0] for tensor in tensors if tensor.ndim]
+    known = Prepared(PreparedDecoder(model, wanted), asked, weights, columns, torch.cat(columns))
+    PREPARED[model] = known
     return known.decoder
 
 
-def state_of_weights(model: Any) -> tuple[list[tuple], torch.Tensor]:
-    """What changes with the weights: their places and versions, and the first column of each.
-
-    Assigning to `weight.data` leaves no trace in the version; the columns show it.
-    """
-    parts = (model.model.decoder, model.lm_head)
-    tensors = [tensor.detach() for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    weights = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-    columns = [tensor.view(len(tensor), -1)[:, 0] for tensor in tensors if tensor.ndim]
-    return weights, torch.cat([column.float() for column in columns])
+def tensors_of(model: Any) -> list[torch.Tensor]:
+    """The parameters and buffers of the decoder and of the projection to the vocabulary."""
+    modules = (*model.model.decoder.modules(), model.lm_head)
+    tensors = (part for module in modules for part in (*module._parameters.values(), *module._buffers.values()))
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")

@@ -121,6 +121,14 @@ class PaperGenerationMixin(GenerationMixin):
         generation_config.max_length = min(generation_config.max_length, longest)
         return generation_config
 
+    def _prepare_cache_for_generation(
+        self, generation_config: Settings, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Makes no cache where `Decoding` keeps its own."""
+        is_fast = needs_own_forward(generation_config, model_kwargs) is None and why_not_prepared(self) is None
+        if not (is_fast and self.config.is_encoder_decoder):
+            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+
     def _get_logits_processor(
         self,
         generation_config: Settings,
@@ -196,17 +204,13 @@ class PaperGenerationMixin(GenerationMixin):
             if search.done:
                 logits = None
                 continue  # other processes still generate, and need the forward passes of this one
-            normalizer = None
-            if logits_processor or wanted:
-                scores = logits_processor(live, logits.log_softmax(-1))
-                available = {"logits": logits, "scores": scores}
-                for name in wanted:  # `needs_own_forward`: these steps have outputs
-                    value = available[name] if name in available else steps.outputs[name]
-                    collected[name] = (*collected[name], value)
-            else:
-                scores, normalizer = logits, logits.logsumexp(-1, keepdim=True)
+            log_probs = logits_processor(live, logits.log_softmax(-1))
+            available = {"logits": logits, "scores": log_probs}
+            for name in wanted:  # of `PlainSteps`, which have outputs
+                value = available[name] if name in available else steps.outputs[name]
+                collected[name] = (*collected[name], value)
             attention = steps.source_attention if settings.coverage_penalty else None
-            rows = search.step(scores, attention, stopped if other_criteria else None, normalizer)
+            rows = search.step(log_probs, attention, stopped if other_criteria else None)
             logits = None
 
         origins = search.finished_origins[:, : search.returned].flatten(0, 1)
@@ -441,7 +445,7 @@ def needs_all_rows(
 SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep", "output_attentions"}
 
 
-def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool) -> str | None:
+def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False) -> str | None:
     """What in this call only the model's own forward pass serves."""
     cache = model_kwargs.get("past_key_values")
     others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]

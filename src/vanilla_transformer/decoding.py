@@ -24,6 +24,7 @@ from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding, s
 from .layers import AddNorm, Attention, BatchNorm, DecoderLayer, Dropout, FeedForward
 from .products import FORMATS, Linear, Product, fastest_precision, prepare
 
+PRECISIONS = (*FORMATS, "int8", "auto")
 FIRST_CAPACITY = 16  # steps for which a batch has room at first; it doubles
 
 
@@ -171,7 +172,7 @@ class Decoding:
         self.keys: list[torch.Tensor] = []  # of each layer, (sentences, heads, capacity, head_dim)
         self.values: list[torch.Tensor] = []
         self.visible: torch.Tensor | None = None  # (sentences, 1, width, columns), added to scores; None: all
-        self.padding: torch.Tensor | None = None  # tokens of padding on the left of a prompt, (sentences, 1)
+        self.skipped: torch.Tensor | None = None  # tokens that have no position, such as padding, (sentences, 1)
         self.memory_keys, self.memory_values = [], []  # of each layer, (sentences, heads, source, head_dim)
         self.memory_mask = additive(memory_mask, decoder.dtype)  # (sentences, 1, 1, source)
         if memory is not None:
@@ -188,21 +189,28 @@ class Decoding:
             list(part.unflatten(-1, (layers, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()) for part in both
         )
 
-    def take_prompt(self, cache: Cache, mask: torch.Tensor | None, width: int) -> None:
-        """Takes over the keys and values of the prompts, and their padding mask `(rows, length)`.
+    def take_prompt(
+        self,
+        cache: Cache,
+        width: int,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> None:
+        """Takes over the keys and values of the prompts, of which the `width` rows of a sentence are equal.
 
-        The `width` rows of a sentence are equal.
+        Args:
+            mask, positions: the padding mask of the prompts and the positions of their tokens,
+                `(rows, length)`. Other tokens of a prompt are at the positions 0, 1, ….
         """
         layers: list[Any] = cache.layers
         self.keys = [layer.keys[::width].to(self.decoder.dtype) for layer in layers]
         self.values = [layer.values[::width].to(self.decoder.dtype) for layer in layers]
         self.width, self.length = width, self.keys[0].shape[2]
         self.columns = self.length
-        if mask is not None and not mask.all():
-            mask = mask[::width]
-            self.padding = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
-            visible = additive(mask, self.decoder.dtype)
-            self.visible = None if visible is None else visible.expand(-1, -1, width, -1)
+        if positions is not None:
+            self.skipped = self.length - 1 - positions[::width, -1:]
+        visible = None if mask is None else additive(mask[::width], self.decoder.dtype)
+        self.visible = None if visible is None else visible.expand(-1, -1, width, -1)
 
     def step(self, tokens: torch.Tensor, rows: torch.Tensor | None, width: int) -> torch.Tensor:
         """Appends a token to every hypothesis and returns the logits of the next one.
@@ -225,8 +233,8 @@ class Decoding:
         self._make_room()
         self._show_new_columns()
         positions = torch.full((1,), self.length, device=tokens.device)  # one for all rows
-        if self.padding is not None:
-            positions = (positions - self.padding).expand(-1, width).flatten()
+        if self.skipped is not None:
+            positions = (positions - self.skipped).expand(-1, width).flatten()
         states = self.decoder.embed(tokens, positions, self.length + 1)
         self.length, self.columns = self.length + 1, self.columns + width
         for index, layer in enumerate(self.decoder.layers):
@@ -277,9 +285,9 @@ class Decoding:
         self.sentences = len(kept)
         for caches in (self.keys, self.values, self.memory_keys, self.memory_values):
             caches[:] = [cache.index_select(0, kept) for cache in caches]
-        self.visible, self.padding, self.memory_mask = (
+        self.visible, self.skipped, self.memory_mask = (
             None if mask is None else mask.index_select(0, kept)
-            for mask in (self.visible, self.padding, self.memory_mask)
+            for mask in (self.visible, self.skipped, self.memory_mask)
         )
 
     def _make_room(self) -> None:

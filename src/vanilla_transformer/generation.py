@@ -12,6 +12,7 @@ from transformers.generation import (
     EosTokenCriteria,
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
+    GenerationMode,
     LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
@@ -20,11 +21,12 @@ from transformers.utils import logging
 
 from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
 from .config_checks import check_generation_settings
-from .decoding import Decoding, prepared_decoder, why_not_prepared
+from .decoding import PRECISIONS, Decoding, prepared_decoder, why_not_prepared
 from .layers import own_cache
 
 logger = logging.get_logger(__name__)
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
+FAST_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH)
 Settings = Any  # a GenerationConfig that also has SETTINGS, which its class does not declare
 
 
@@ -122,12 +124,19 @@ class PaperGenerationMixin(GenerationMixin):
         return generation_config
 
     def _prepare_cache_for_generation(
-        self, generation_config: Settings, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        generation_config: Settings,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Makes no cache where `Decoding` keeps its own."""
-        is_fast = needs_own_forward(generation_config, model_kwargs) is None and why_not_prepared(self) is None
-        if not (is_fast and self.config.is_encoder_decoder):
-            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        has_own = self.config.is_encoder_decoder and generation_mode in FAST_MODES
+        if not has_own or needs_own_forward(generation_config, model_kwargs) or why_not_prepared(self):
+            super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, *args, **kwargs
+            )
 
     def _get_logits_processor(
         self,
@@ -309,6 +318,8 @@ class PaperGenerationMixin(GenerationMixin):
         Raises:
             ValueError: for another precision, or a model that `generate` runs as a module only.
         """
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}, or None")
         reason = why_not_prepared(self)
         if reason is not None:
             raise ValueError(f"{type(self).__name__} cannot be prepared for decoding: {reason}")
@@ -343,7 +354,10 @@ class PaperGenerationMixin(GenerationMixin):
                 return decoding, None
         outputs = self._prefill(input_ids, settings, model_kwargs)
         cache = own_cache(outputs.past_key_values)
-        decoding.take_prompt(cache, mask if encoded is None else None, width)
+        if encoded is None:
+            decoding.take_prompt(cache, width, mask, model_kwargs.get("position_ids"))
+        else:
+            decoding.take_prompt(cache, width)
         if wants_attention:
             decoding.source_attention = attention_to_source(outputs)
         return decoding, outputs.logits[:, -1].float()
@@ -442,7 +456,8 @@ def needs_all_rows(
     )
 
 
-SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep", "output_attentions"}
+SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep"}
+SERVED |= {"output_attentions", "position_ids"}
 
 
 def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False) -> str | None:
@@ -453,7 +468,7 @@ def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_g
         return "return_dict_in_generate=True"
     if settings.output_attentions or settings.output_hidden_states:
         return "the output of attentions or hidden states"
-    if not model_kwargs.get("use_cache"):
+    if not settings.use_cache:
         return "use_cache=False"
     if settings.cache_implementation not in (None, "dynamic") or getattr(cache, "_is_user_defined", False):
         return "a cache of the caller"

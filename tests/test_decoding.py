@@ -134,9 +134,9 @@ def test_hypotheses_may_change_places():
         prefixes = torch.cat([prefixes[rows], torch.randint(3, 50, (6, 1))], dim=1)
 
 
-@pytest.mark.parametrize("search", [GREEDY, PAPER, {"num_beams": 3}], ids=["greedy", "paper", "transformers"])
-def test_rows_that_are_done_leave_the_batch(search, steps):
-    generate(random_model(12, seed=20), padded_batch(12, [5, 2, 3, 1]), **search, max_new_tokens=40)
+@pytest.mark.parametrize("name", ["greedy", "greedy with limits", "paper, early", "transformers, early"])
+def test_rows_that_are_done_leave_the_batch(name, steps):
+    generate(random_model(12, seed=14), padded_batch(12, [5, 2, 3, 1]), **SEARCHES[name], max_new_tokens=60)
     assert steps[-1] < max(steps)
 
 

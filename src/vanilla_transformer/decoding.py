@@ -95,7 +95,9 @@ class PreparedAddNorm:
     def __init__(self, module: AddNorm, decoder: PreparedDecoder):
         self.norm, self.pre_norm = decoder.prepared_norm(module.norm), module.pre_norm
 
-    def __call__(self, states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def __call__(
+        self, states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         if self.pre_norm:
             return sublayer(self.norm(states)).add_(states)
         return self.norm(sublayer(states).add_(states))
@@ -116,7 +118,10 @@ class PreparedLayer:
             self.cross_q_proj = decoder.product([layer.cross_attn.q_proj])
             self.cross_o_proj = decoder.product([layer.cross_attn.o_proj])
             self.cross_attn_add_norm = PreparedAddNorm(layer.cross_attn_add_norm, decoder)
-        self.fc1, self.fc2 = (decoder.product([layer.feed_forward.fc1]), decoder.product([layer.feed_forward.fc2]))
+        self.fc1, self.fc2 = (
+            decoder.product([layer.feed_forward.fc1]),
+            decoder.product([layer.feed_forward.fc2]),
+        )
         self.activation = layer.feed_forward.activation
         self.feed_forward_add_norm = PreparedAddNorm(layer.feed_forward_add_norm, decoder)
 
@@ -172,7 +177,9 @@ class Decoding:
         self.keys: list[torch.Tensor] = []  # of each layer, (sentences, heads, capacity, head_dim)
         self.values: list[torch.Tensor] = []
         self.visible: torch.Tensor | None = None  # (sentences, 1, width, columns), added to scores; None: all
-        self.skipped: torch.Tensor | None = None  # tokens that have no position, such as padding, (sentences, 1)
+        self.skipped: torch.Tensor | None = (
+            None  # tokens that have no position, such as padding, (sentences, 1)
+        )
         self.memory_keys, self.memory_values = [], []  # of each layer, (sentences, heads, source, head_dim)
         self.memory_mask = additive(memory_mask, decoder.dtype)  # (sentences, 1, 1, source)
         if memory is not None:
@@ -241,9 +248,7 @@ class Decoding:
             states = layer(states, self, index)
         return self.decoder.to_logits(self.decoder.norm(states)).float()
 
-    def append(
-        self, index: int, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores keys and values of a layer, `(rows, heads * head_dim)`; returns all of them until now."""
         everything = []
         for cache, new in ((self.keys[index], key), (self.values[index], value)):
@@ -300,7 +305,9 @@ class Decoding:
         for caches, width in ((self.keys, decoder.head_dim), (self.values, decoder.value_dim)):
             shape, device = (self.sentences, decoder.heads, capacity, width), decoder.embeddings.device
             larger = [torch.empty(shape, dtype=decoder.dtype, device=device) for _ in decoder.layers]
-            for new, cache in zip(larger, caches):  # both lists have one entry per layer, or there is no cache
+            for new, cache in zip(
+                larger, caches
+            ):  # both lists have one entry per layer, or there is no cache
                 new.narrow(2, 0, self.columns).copy_(cache.narrow(2, 0, self.columns))
             caches[:] = larger
 
@@ -315,7 +322,9 @@ class Decoding:
                 dtype=self.decoder.dtype,
                 device=self.decoder.embeddings.device,
             )
-        own = torch.full((self.width, self.width), torch.finfo(mask.dtype).min, device=mask.device).fill_diagonal_(0)
+        own = torch.full(
+            (self.width, self.width), torch.finfo(mask.dtype).min, device=mask.device
+        ).fill_diagonal_(0)
         self.visible = torch.cat([mask, own.to(mask.dtype).expand(self.sentences, 1, -1, -1)], dim=-1)
 
 
@@ -359,7 +368,12 @@ def prepared_decoder(model: Any, *precision: str | None) -> PreparedDecoder:
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     wanted = asked or next(name for name, format in FORMATS.items() if format == dtype)
-    if known and known.asked == asked and wanted in ("auto", known.decoder.precision) and known.weights == weights:
+    if (
+        known
+        and known.asked == asked
+        and wanted in ("auto", known.decoder.precision)
+        and known.weights == weights
+    ):
         if torch.equal(torch.cat(known.columns), known.first_columns):
             return known.decoder
     columns = [tensor.detach().view(len(tensor), -1)[:, 0] for tensor in tensors if tensor.ndim]
@@ -371,7 +385,9 @@ def prepared_decoder(model: Any, *precision: str | None) -> PreparedDecoder:
 def tensors_of(model: Any) -> list[torch.Tensor]:
     """The parameters and buffers of the decoder and of the projection to the vocabulary."""
     modules = (*model.model.decoder.modules(), model.lm_head)
-    tensors = (part for module in modules for part in (*module._parameters.values(), *module._buffers.values()))
+    tensors = (
+        part for module in modules for part in (*module._parameters.values(), *module._buffers.values())
+    )
     return [tensor for tensor in tensors if tensor is not None]
 
 

@@ -268,7 +268,9 @@ class PaperGenerationMixin(GenerationMixin):
             )
         # A row that has ended leaves the batch, unless something counts its rows or draws numbers for them.
         has_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
-        drop_ended = has_end and not settings.do_sample and all(isinstance(p, EndAtLimit) for p in logits_processor)
+        drop_ended = (
+            has_end and not settings.do_sample and all(isinstance(p, EndAtLimit) for p in logits_processor)
+        )
         tokens, live = input_ids, torch.arange(len(input_ids), device=input_ids.device)
         unfinished = torch.ones_like(live, dtype=torch.bool)
         steps, logits = self._start_decoding(input_ids, settings, model_kwargs, 1)
@@ -319,7 +321,9 @@ class PaperGenerationMixin(GenerationMixin):
             ValueError: for another precision, or a model that `generate` runs as a module only.
         """
         if precision not in (None, *PRECISIONS):
-            raise ValueError(f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}, or None")
+            raise ValueError(
+                f"precision={precision!r} is unknown: use one of {', '.join(PRECISIONS)}, or None"
+            )
         reason = why_not_prepared(self)
         if reason is not None:
             raise ValueError(f"{type(self).__name__} cannot be prepared for decoding: {reason}")
@@ -460,7 +464,9 @@ SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "
 SERVED |= {"output_attentions", "position_ids"}
 
 
-def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False) -> str | None:
+def needs_own_forward(
+    settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False
+) -> str | None:
     """What in this call only the model's own forward pass serves."""
     cache = model_kwargs.get("past_key_values")
     others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]

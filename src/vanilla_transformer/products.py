@@ -22,7 +22,9 @@ SMALL = 2**18  # multiplications of a product that is done before oneDNN has beg
 ENOUGH = 2**21  # multiplications that pay for an unpacked product of oneDNN
 
 
-def onednn_product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def onednn_product(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """`x Wᵀ + b` by oneDNN, without a gradient; `weight` is `(out, in)`, also packed or transposed."""
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
 
@@ -85,7 +87,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states, weight = ctx.saved_tensors
         of_states, of_weight, of_bias = ctx.needs_input_grad
-        multiply = (lambda x, w: x @ w.T) if torch.is_grad_enabled() else product  # a gradient of the gradient
+        multiply = (
+            (lambda x, w: x @ w.T) if torch.is_grad_enabled() else product
+        )  # a gradient of the gradient
         rows = gradient.flatten(0, -2)
         return (
             multiply(rows, weight.T).view_as(states) if of_states else None,
@@ -98,7 +102,11 @@ class Linear(nn.Linear):
     """`torch.nn.Linear` that multiplies large float32 matrices on a CPU with the faster library."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        if states.numel() * self.out_features >= ENOUGH and is_plain(states, self.weight) and onednn_is_faster():
+        if (
+            states.numel() * self.out_features >= ENOUGH
+            and is_plain(states, self.weight)
+            and onednn_is_faster()
+        ):
             return _Linear.apply(states, self.weight, self.bias)
         return super().forward(states)
 

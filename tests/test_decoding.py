@@ -12,7 +12,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import vanilla_transformer.generation
 from vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.decoding import Decoding, prepared_decoder
+from vanilla_transformer.decoding import Decoding
+from vanilla_transformer.prepared import prepared_decoder
 
 GREEDY = {"num_beams": 1}
 PAPER = {"num_beams": 4, "length_penalty_type": "gnmt", "length_penalty": 0.6}

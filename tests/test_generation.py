@@ -9,11 +9,6 @@ from plain_beam_search import END, PAD, START, plain_search, words
 from tiny_generation import padded_batch, random_model
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from vanilla_transformer import (
-    VanillaTransformerConfig,
-    VanillaTransformerForCausalLM,
-    VanillaTransformerForConditionalGeneration,
-)
 from vanilla_transformer.beam_search import BeamSearch
 from vanilla_transformer.generation import paper_generation_config
 

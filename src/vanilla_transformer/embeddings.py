@@ -60,12 +60,17 @@ class LearnedPositions(nn.Embedding):
     def forward(  # type: ignore[override]  # it adds to the states, which nn.Embedding does not have
         self, states: torch.Tensor, positions: torch.Tensor, end: int = 0
     ) -> torch.Tensor:
-        if (end := max(end, positions.shape[-1])) > self.num_embeddings:
-            raise ValueError(
-                f"the input has {end} tokens, but max_position_embeddings={self.num_embeddings}: shorten "
-                "it, or train with a larger max_position_embeddings"
-            )
+        self.check(max(end, positions.shape[-1]), self.num_embeddings)
         return states + super().forward(positions)
+
+    @staticmethod
+    def check(end: int, learned: int) -> None:
+        """Raises ValueError if an input of `end` tokens has more than the learned positions."""
+        if end > learned:
+            raise ValueError(
+                f"the input has {end} tokens, but max_position_embeddings={learned}: shorten it, or train "
+                "with a larger max_position_embeddings"
+            )
 
 
 def position_embedding(config: VanillaTransformerConfig) -> SinusoidalPositions | LearnedPositions:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedConfig
-from transformers.cache_utils import EncoderDecoderCache
 from transformers.generation import (
     EosTokenCriteria,
     GenerateBeamDecoderOnlyOutput,
@@ -21,8 +20,9 @@ from transformers.utils import logging
 
 from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
 from .config_checks import check_generation_settings
-from .decoding import PRECISIONS, Decoding, prepared_decoder, why_not_prepared
+from .decoding import Decoding
 from .layers import own_cache
+from .prepared import PRECISIONS, prepared_decoder, why_not_prepared
 
 logger = logging.get_logger(__name__)
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")

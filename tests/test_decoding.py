@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import vanilla_transformer.generation
 from vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.decoding import Decoding
+from vanilla_transformer.decoding import Decoding, StaticDecoding
 from vanilla_transformer.prepared import prepared_decoder
 
 GREEDY = {"num_beams": 1}
@@ -43,16 +43,19 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """The number of rows of every fast step."""
-    taken, step = [], Decoding.step
+@pytest.fixture(params=["dynamic", "static"])
+def steps(monkeypatch, request):
+    """The number of rows of every fast step; also with the fixed shapes of a GPU, but without a graph."""
+    taken = []
+    for kind in (Decoding, StaticDecoding):
 
-    def count(self, tokens, rows, width):
-        taken.append(len(tokens))
-        return step(self, tokens, rows, width)
+        def count(self, tokens, rows, width, step=kind.step):
+            taken.append(len(tokens))
+            return step(self, tokens, rows, width)
 
-    monkeypatch.setattr(Decoding, "step", count)
+        monkeypatch.setattr(kind, "step", count)
+    is_static = request.param == "static"
+    monkeypatch.setattr(vanilla_transformer.generation, "is_static", lambda device: is_static)
     return taken
 
 
@@ -136,6 +139,7 @@ def test_hypotheses_may_change_places():
 
 
 @pytest.mark.parametrize("name", ["greedy", "greedy with limits", "paper, early", "transformers, early"])
+@pytest.mark.parametrize("steps", ["dynamic"], indirect=True)
 def test_rows_that_are_done_leave_the_batch(name, steps):
     generate(random_model(12, seed=14), padded_batch(12, [5, 2, 3, 1]), **SEARCHES[name], max_new_tokens=60)
     assert steps[-1] < max(steps)
@@ -319,3 +323,31 @@ def test_the_cache_grows_with_long_outputs():
     model, batch = random_model(14, seed=10), padded_batch(14, [3, 2])
     search = {**GREEDY, "eos_token_id": None, "pad_token_id": PAD, "max_new_tokens": 150}
     assert torch.equal(generate(model, batch, **search), plain(model, batch, **search))
+
+
+@pytest.mark.parametrize("steps", ["static"], indirect=True)
+@pytest.mark.parametrize("search", [GREEDY, PAPER, {"num_beams": 3}], ids=["greedy", "paper", "transformers"])
+def test_tensors_of_fixed_size_serve_batches_of_other_sizes(search, steps):
+    model = random_model(14, seed=10)
+    for lengths in ([5, 2, 7], [1], [3, 4, 5, 6, 7, 8, 9], [16, 2], [17]):
+        batch = padded_batch(14, lengths)
+        for _ in range(2):
+            assert torch.equal(generate(model, batch, **search), plain(model, batch, **search))
+    assert len(prepared_decoder(model).static) == 2  # sources of up to 16 and up to 32 tokens
+
+
+@pytest.mark.parametrize("steps", ["static"], indirect=True)
+def test_a_call_inside_another_gets_tensors_of_its_own(steps):
+    model, batch = random_model(14, seed=11), padded_batch(14, [5, 2, 7])
+    expected = plain(model, batch, **GREEDY)
+    inner = []
+
+    class CallAgain(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            if not inner:
+                inner.append(None)
+                inner.append(generate(model, batch, **GREEDY))
+            return scores
+
+    outer = generate(model, batch, **GREEDY, logits_processor=LogitsProcessorList([CallAgain()]))
+    assert torch.equal(outer, expected) and torch.equal(inner[1], expected)

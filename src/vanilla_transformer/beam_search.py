@@ -64,6 +64,8 @@ class BeamSearch:
         coverage: before the first step, `(sentences * width, source)`: 0, and 1 at padding. None without cp.
         stop_early: a sentence is done as soon as it has `beams` finished hypotheses.
         drop_done: remove a sentence from the batch when it is done.
+        check_every: steps between two looks at whether all are done. On a GPU each look waits for the device;
+            steps after the end change nothing.
 
     Attributes:
         tokens: the live hypotheses `(sentences, width, length)`; their rows are the model's next batch.
@@ -90,13 +92,14 @@ class BeamSearch:
         coverage: torch.Tensor | None = None,
         stop_early: bool = False,
         drop_done: bool = True,
+        check_every: int = 1,
     ):
         self.beams, self.returned, self.alpha, self.beta = beams, returned, alpha, beta
-        self.stop_early, self.drop_done = stop_early, drop_done
+        self.stop_early, self.drop_done, self.check_every = stop_early, drop_done, check_every
         self.end = prompts.new_empty(0) if end is None else end
         self.never = None if pad in self.end.tolist() else pad
         self.filler = pad or 0
-        self.limits, self.shortest_limit, longest = limits, int(limits.min()), int(limits.max())
+        self.limits, self.shortest_limit, self.longest_limit = limits, int(limits.min()), int(limits.max())
 
         sentences = len(limits)
         self.tokens = prompts.unflatten(0, (sentences, -1))
@@ -113,9 +116,9 @@ class BeamSearch:
 
         self.ranks = torch.full((sentences, beams), IMPOSSIBLE, device=prompts.device)
         self.finished = nn.functional.pad(
-            self.tokens[:, :1].expand(-1, beams, -1), (0, longest), value=self.filler
+            self.tokens[:, :1].expand(-1, beams, -1), (0, self.longest_limit), value=self.filler
         )
-        self.finished_origins = prompts.new_full((sentences, beams, longest), -1)
+        self.finished_origins = prompts.new_full((sentences, beams, self.longest_limit), -1)
 
     def step(
         self,
@@ -159,7 +162,7 @@ class BeamSearch:
         if self.coverage is not None:
             assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
-        if ended.any():
+        if self.check_every > 1 or ended.any():
             self._finish(scores, ended, *self._extended(*candidates))
 
         self.scores, kept = scores.masked_fill(ended, IMPOSSIBLE).topk(min(self.beams, scores.shape[1]))
@@ -218,12 +221,16 @@ class BeamSearch:
         active = bound > self.ranks[self.sentences, self.rivals - 1]
         if self.stop_early:
             active &= self.ranks[self.sentences, -1] == IMPOSSIBLE
+        if not self.drop_done:
+            self.scores = self.scores.masked_fill(~active[:, None], IMPOSSIBLE)
+            if self.length >= self.longest_limit:
+                self.done = True
+            elif self.length % self.check_every == 0:
+                self.done = not active.any()
+            return rows.flatten()
         still_active = int(active.sum())
         self.done = still_active == 0
         if still_active in (0, len(active)):
-            return rows.flatten()
-        if not self.drop_done:
-            self.scores = self.scores.masked_fill(~active[:, None], IMPOSSIBLE)
             return rows.flatten()
         self.tokens, self.origins, self.scores = (
             self.tokens[active],

@@ -6,6 +6,7 @@
 - On a GPU all shapes are fixed, and a step is one CUDA graph.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -199,6 +200,198 @@ class Decoding:
     def _zeros(self, columns: int) -> torch.Tensor:
         shape = (self.sentences, 1, self.width, columns)
         return torch.zeros(shape, dtype=self.decoder.dtype, device=self.decoder.device)
+
+
+@dataclass
+class Room:
+    """The cache of a `StaticDecoding` of one capacity, and the graph of a step in it."""
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    visible: torch.Tensor
+    positions: torch.Tensor  # the table that the graph reads
+    graph: Any = None
+    outputs: tuple[torch.Tensor, torch.Tensor | None] | None = None  # that the graph writes
+
+
+class StaticDecoding(Decoding):
+    """`Decoding` whose tensors keep their place and shape, so that a GPU replays each step as one graph.
+
+    A GPU computes a step faster than Python launches its kernels; a CUDA graph launches all of them at once.
+    A sentence has `width` hypotheses from the first step to the last, and attention reads the whole cache.
+    Sizes are rounded up, so that few graphs serve many batches, and `PreparedDecoder.static` keeps them.
+    """
+
+    ROWS, COLUMNS = 8, 16  # sentences and source tokens are rounded up to multiples of these
+
+    @classmethod
+    def begin(
+        cls,
+        decoder: PreparedDecoder,
+        sentences: int,
+        memory: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+        wants_attention: bool = False,
+        width: int = 1,
+    ) -> "StaticDecoding":
+        """The steps for a batch of this size; see `Decoding`. `finish` makes them free for the next batch."""
+        sizes = (round_up(sentences, cls.ROWS), width)
+        source = 0 if memory is None else round_up(memory.shape[1], cls.COLUMNS)
+        decoding = decoder.static.pop((*sizes, source, wants_attention), None)
+        if decoding is None:
+            decoding = cls(decoder, *sizes, source, wants_attention)
+        decoding._load(sentences, memory, memory_mask)
+        return decoding
+
+    def __init__(
+        self, decoder: PreparedDecoder, sentences: int, width: int, source: int, wants_attention: bool
+    ):
+        super().__init__(decoder, sentences, wants_attention=wants_attention)
+        self.width, self.source = width, source
+        self.live_rows = self.real_source = 0  # of the batch
+        numbers = {"dtype": torch.long, "device": decoder.device}
+        self.tokens = torch.zeros(sentences * width, **numbers)
+        self.parents = torch.zeros(sentences, width, **numbers)
+        self.position = torch.zeros(1, **numbers)
+        self.new_columns = torch.zeros(width, **numbers)  # those of the step, one for each hypothesis
+        self.skipped: torch.Tensor = torch.zeros(sentences, 1, **numbers)
+        hidden = torch.finfo(decoder.dtype).min
+        self.own = self._zeros(width) + hidden * (1 - torch.eye(width, device=decoder.device)).to(
+            decoder.dtype
+        )
+        if source:
+            size = (sentences, decoder.heads, source)
+            for caches, part in (
+                (self.memory_keys, decoder.head_dim),
+                (self.memory_values, decoder.value_dim),
+            ):
+                caches += [self.own.new_zeros((*size, part)) for _ in decoder.layers]
+            self.memory_mask: torch.Tensor = self.own.new_zeros(sentences, 1, 1, source)
+        self.rooms: dict[int, Room] = {}
+        self.capacity = 0
+
+    def _load(self, sentences: int, memory: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+        """Starts with these sentences; rows up to the rounded size are padding."""
+        self.length = self.columns = 0
+        self.live_rows = sentences * self.width
+        self.parents.copy_(torch.arange(self.width, device=self.parents.device).expand_as(self.parents))
+        self.skipped.zero_()
+        self._enter(FIRST_CAPACITY * self.width)
+        if memory is None:
+            return
+        begun = Decoding(self.decoder, sentences, memory)
+        length = self.real_source = memory.shape[1]
+        for own, given in ((self.memory_keys, begun.memory_keys), (self.memory_values, begun.memory_values)):
+            for buffer, values in zip(own, given):
+                buffer[:sentences, :, :length] = values
+        self.memory_mask.fill_(torch.finfo(self.memory_mask.dtype).min)
+        self.memory_mask[:sentences, ..., :length] = 0
+        if mask is not None:
+            shown = self.memory_mask[:sentences, 0, 0, :length]
+            shown.masked_fill_(mask == 0, torch.finfo(shown.dtype).min)
+
+    def _enter(self, capacity: int) -> None:
+        """Moves to a cache of this capacity, with the columns that are in use."""
+        if capacity not in self.rooms:
+            self._add_room(capacity)
+        before, room = self.rooms.get(self.capacity), self.rooms[capacity]
+        room.visible.fill_(torch.finfo(room.visible.dtype).min)
+        if before is not None and self.columns:
+            for old, new in zip((*before.keys, *before.values), (*room.keys, *room.values)):
+                new[:, :, : self.columns] = old[:, :, : self.columns]
+            room.visible[..., : self.columns] = before.visible[..., : self.columns]
+        self.capacity, self.keys, self.values, self.visible = capacity, room.keys, room.values, room.visible
+
+    def _add_room(self, capacity: int) -> None:
+        decoder = self.decoder
+        if not decoder.learned:
+            decoder.require_positions(capacity)
+        keys, values = (
+            [self.own.new_zeros((self.sentences, decoder.heads, capacity, width)) for _ in decoder.layers]
+            for width in (decoder.head_dim, decoder.value_dim)
+        )
+        self.rooms[capacity] = Room(keys, values, self._zeros(capacity), decoder.positions)
+
+    def take_prompt(self, cache: Cache, width: int, mask: Any = None, positions: Any = None) -> None:
+        prompt = Decoding(self.decoder, self.live_rows // width)
+        prompt.take_prompt(cache, width, mask, positions)
+        self.length = prompt.length
+        while prompt.columns > self.capacity:
+            self._enter(2 * self.capacity)
+        self.columns = prompt.columns
+        for own, given in zip((*self.keys, *self.values), (*prompt.keys, *prompt.values)):
+            own[: prompt.sentences, :, : self.columns] = given
+        assert self.visible is not None, "a room has a mask"
+        self.visible[..., : self.columns] = 0
+        if prompt.visible is not None:
+            self.visible[: prompt.sentences, ..., : self.columns] = prompt.visible
+        if prompt.skipped is not None:
+            self.skipped[: prompt.sentences] = prompt.skipped
+
+    def step(self, tokens: torch.Tensor, rows: torch.Tensor | None, width: int) -> torch.Tensor:
+        """As that of `Decoding`, but no sentence may leave the batch."""
+        self.decoder.require_positions(self.length + 1)
+        if self.columns + width > self.capacity:
+            self._enter(2 * self.capacity)
+        self.tokens[: self.live_rows] = tokens[:, -1]
+        if rows is not None:
+            self.parents[: self.live_rows // width] = rows.view(-1, width) % width
+        self.position.fill_(self.length)
+        torch.arange(self.columns, self.columns + width, out=self.new_columns)
+        self.length, self.columns = self.length + 1, self.columns + width
+        room = self.rooms[self.capacity]
+        with torch.autocast(tokens.device.type, enabled=False):
+            if self.decoder.device.type != "cuda":
+                room.outputs = self._run()
+            else:
+                if room.graph is None:
+                    self._capture(room)
+                room.graph.replay()
+        assert room.outputs is not None, "a step has outputs"
+        logits, attention = room.outputs
+        if attention is not None:
+            self.source_attention = attention[: self.live_rows, : self.real_source]
+        return logits[: self.live_rows]
+
+    def _run(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The logits and source attention of one step, in which nothing depends on a number of Python's."""
+        assert self.visible is not None, "a room has a mask"
+        parents = self.parents[:, None, :, None].expand(-1, -1, -1, self.capacity)
+        self.visible.copy_(self.visible.gather(2, parents).index_copy_(3, self.new_columns, self.own))
+        logits = self._logits(self.tokens, self.position)
+        return logits, self.source_attention if self.wants_attention else None
+
+    def append(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for cache, new in ((self.keys[index], key), (self.values[index], value)):
+            cache.index_copy_(2, self.new_columns, self._heads(new))
+        return self.keys[index], self.values[index]
+
+    def _capture(self, room: Room) -> None:
+        """Records the graph of a step; the runs that CUDA needs before do not count."""
+        visible = room.visible.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._run()
+        torch.cuda.current_stream().wait_stream(stream)
+        room.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(room.graph):
+            room.outputs = self._run()
+        room.visible.copy_(visible)
+
+    def finish(self) -> None:
+        """Lets the next batch of this size have the tensors and graphs."""
+        self.decoder.static[(self.sentences, self.width, self.source, self.wants_attention)] = self
+
+
+def round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def is_static(device: torch.device) -> bool:
+    """Whether steps on this device are `StaticDecoding`."""
+    return device.type == "cuda"
 
 
 def additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedConfig
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation import (
     EosTokenCriteria,
     GenerateBeamDecoderOnlyOutput,
@@ -18,16 +17,17 @@ from transformers.generation import (
 )
 from transformers.utils import logging
 
-from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
 from .config_checks import check_generation_settings
-from .decoding import Decoding
+from .decoding import Decoding, StaticDecoding, is_static
 from .layers import own_cache
+from .plain_steps import PlainSteps, attention_to_source, needs_own_forward, select_rows, step_outputs
 from .prepared import PRECISIONS, prepared_decoder, why_not_prepared
+from .searches import EndAtLimit, Settings, needs_all_rows, output_limits, start_search, uses_own_search
 
 logger = logging.get_logger(__name__)
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
+CHECK_EVERY = 8  # steps on a GPU, where a look at the tokens waits for the device
 FAST_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH)
-Settings = Any  # a GenerationConfig that also has SETTINGS, which its class does not declare
 
 
 def paper_generation_config(config: PreTrainedConfig) -> GenerationConfig:
@@ -184,7 +184,8 @@ class PaperGenerationMixin(GenerationMixin):
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )
-        keep_rows = needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs)
+        static = reason is None and is_static(input_ids.device)
+        keep_rows = static or needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs)
         if not keep_rows:  # `generate` has repeated each sentence num_beams times
             first_rows = torch.arange(0, len(input_ids), settings.num_beams, device=input_ids.device)
             input_ids, model_kwargs = input_ids[first_rows], select_rows(model_kwargs, first_rows)
@@ -192,6 +193,7 @@ class PaperGenerationMixin(GenerationMixin):
             model_kwargs["output_attentions"] = True
         longest = (stopping_criteria.max_length or settings.max_length) - input_ids.shape[1]
         search = start_search(settings, input_ids, longest, keep_rows, model_kwargs)
+        search.check_every = CHECK_EVERY if static else 1
 
         wanted = step_outputs(settings, encoder_decoder)
         collected: dict[str, tuple] = dict.fromkeys(wanted, ())
@@ -200,6 +202,7 @@ class PaperGenerationMixin(GenerationMixin):
             return other_criteria(tokens, collected.get("scores"))
 
         width = settings.num_beams if keep_rows else 1
+        steps: Any  # `Decoding` or `PlainSteps`
         if reason is None:
             steps, logits = self._start_decoding(input_ids, settings, model_kwargs, width)
         else:
@@ -222,6 +225,8 @@ class PaperGenerationMixin(GenerationMixin):
             rows = search.step(log_probs, attention, stopped if other_criteria else None)
             logits = None
 
+        if isinstance(steps, StaticDecoding):
+            steps.finish()
         origins = search.finished_origins[:, : search.returned].flatten(0, 1)
         origins = origins[:, : int((origins >= 0).sum(-1).max())]
         sequences = search.finished[:, : search.returned].flatten(0, 1)
@@ -268,11 +273,15 @@ class PaperGenerationMixin(GenerationMixin):
             )
         # A row that has ended leaves the batch, unless something counts its rows or draws numbers for them.
         has_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
-        drop_ended = (
-            has_end and not settings.do_sample and all(isinstance(p, EndAtLimit) for p in logits_processor)
+        static, only_limits = (
+            is_static(input_ids.device),
+            all(isinstance(p, EndAtLimit) for p in logits_processor),
         )
+        drop_ended = has_end and only_limits and not (static or settings.do_sample)
+        check_every = CHECK_EVERY if static and streamer is None and has_end else 1
         tokens, live = input_ids, torch.arange(len(input_ids), device=input_ids.device)
         unfinished = torch.ones_like(live, dtype=torch.bool)
+        lengths = torch.full_like(live, tokens.shape[1])
         steps, logits = self._start_decoding(input_ids, settings, model_kwargs, 1)
         rows = None
         while True:
@@ -280,28 +289,31 @@ class PaperGenerationMixin(GenerationMixin):
                 logits = steps.step(tokens[live], rows, 1)
             scores = logits_processor(tokens[live], logits)
             if settings.do_sample:
-                chosen = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
+                added = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
             else:
-                chosen = scores.argmax(-1)
+                added = scores.argmax(-1)
             if has_end:
-                added = settings._pad_token_tensor.to(chosen.device).expand(len(tokens))
-                added = added.index_copy(0, live, chosen).where(unfinished, added)
-            else:
-                added = chosen
+                padding = settings._pad_token_tensor.to(added.device).expand(len(tokens))
+                added = padding.index_copy(0, live, added).where(unfinished, padding)
             tokens = torch.cat([tokens, added[:, None]], dim=1)
+            lengths = lengths + unfinished
             unfinished = unfinished & ~stopping_criteria(tokens, None)
             if streamer is not None:
                 streamer.put(added.cpu())
-            if not unfinished.any():
+            if tokens.shape[1] >= settings.max_length:
+                break
+            if tokens.shape[1] % check_every == 0 and not unfinished.any():
                 break
             logits = rows = None
             if drop_ended and not (kept := unfinished[live]).all():
                 rows = kept.nonzero().squeeze(1)
                 live = live[rows]
                 logits_processor = LogitsProcessorList(p.of_rows(rows) for p in logits_processor)
+        if isinstance(steps, StaticDecoding):
+            steps.finish()
         if streamer is not None:
             streamer.end()
-        return tokens
+        return tokens[:, : int(lengths.max())]  # the others are padding after the end of all rows
 
     def prepare_for_decoding(self, precision: str | None = None) -> str:
         """Prepares the weights for `generate`, which otherwise does so at its first call.
@@ -339,7 +351,7 @@ class PaperGenerationMixin(GenerationMixin):
         return reason
 
     def _start_decoding(
-        self, input_ids: torch.Tensor, settings: Settings, model_kwargs: dict[str, Any], width: int
+        self, input_ids: Any, settings: Settings, model_kwargs: dict[str, Any], width: int
     ) -> tuple[Decoding, torch.Tensor | None]:
         """The fast steps after these prompts, `width` equal rows for each sentence.
 
@@ -348,16 +360,17 @@ class PaperGenerationMixin(GenerationMixin):
         """
         mask, encoded = model_kwargs.get("attention_mask"), model_kwargs.get("encoder_outputs")
         sentences, wants_attention = len(input_ids) // width, bool(settings.coverage_penalty)
-        decoder = prepared_decoder(self)
-        if encoded is None:
-            decoding = Decoding(decoder, sentences)
+        arguments: list[Any] = [prepared_decoder(self), sentences]
+        if encoded is not None:
+            arguments += [encoded[0][::width], None if mask is None else mask[::width], wants_attention]
+        if is_static(input_ids.device):
+            decoding: Decoding = StaticDecoding.begin(*arguments, width=width)
         else:
-            memory_mask = None if mask is None else mask[::width]
-            decoding = Decoding(decoder, sentences, encoded[0][::width], memory_mask, wants_attention)
-            if input_ids.shape[1] == 1:
-                return decoding, None
+            decoding = Decoding(*arguments)
+        if encoded is not None and input_ids.shape[1] == 1:
+            return decoding, None
         outputs = self._prefill(input_ids, settings, model_kwargs)
-        cache = own_cache(outputs.past_key_values)
+        cache: Any = own_cache(outputs.past_key_values)
         if encoded is None:
             decoding.take_prompt(cache, width, mask, model_kwargs.get("position_ids"))
         else:
@@ -365,189 +378,3 @@ class PaperGenerationMixin(GenerationMixin):
         if wants_attention:
             decoding.source_attention = attention_to_source(outputs)
         return decoding, outputs.logits[:, -1].float()
-
-
-class PlainSteps:
-    """The model's own forward pass as the steps of a search: the reference for `Decoding`."""
-
-    def __init__(self, model: Any, model_kwargs: dict[str, Any], width: int):
-        self.model, self.model_kwargs, self.width = model, model_kwargs, width
-        self.outputs: Any = None  # of the last step
-
-    def start(self, input_ids: torch.Tensor, settings: Settings) -> torch.Tensor:
-        """The logits after the prompts."""
-        is_first = not settings.is_assistant
-        return self._logits(
-            self.model._prefill(input_ids, settings, self.model_kwargs, is_first_iteration=is_first)
-        )
-
-    def step(self, live: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
-        """Continues these rows of the batch before; see `Decoding.step`."""
-        cache = self.model_kwargs.get("past_key_values")
-        if len(rows) != len(self.outputs.logits) or width != self.width:
-            self.model_kwargs = select_rows(self.model_kwargs, rows)
-        elif cache is not None:
-            # A row is replaced by one of the same sentence, whose cross-attention cache is equal.
-            own_cache(cache).reorder_cache(rows)
-        self.width = width
-        inputs = self.model.prepare_inputs_for_generation(
-            live, next_sequence_length=1 if self.model_kwargs["use_cache"] else None, **self.model_kwargs
-        )
-        return self._logits(self.model(**inputs, return_dict=True))
-
-    def _logits(self, outputs: Any) -> torch.Tensor:
-        self.outputs = outputs
-        is_pair = self.model.config.is_encoder_decoder
-        self.model_kwargs = self.model._update_model_kwargs_for_generation(
-            outputs, self.model_kwargs, is_encoder_decoder=is_pair
-        )
-        return outputs.logits[:, -1].float()
-
-    @property
-    def source_attention(self) -> torch.Tensor:
-        return attention_to_source(self.outputs)
-
-
-def attention_to_source(outputs: Any) -> torch.Tensor:
-    """Σ_j p_ij over the target tokens j of a forward pass, `(rows, source)`."""
-    weights = outputs.cross_attentions[-1].float()  # (rows, heads, target, source)
-    return weights.mean(1).sum(1)
-
-
-class EndAtLimit(LogitsProcessor):
-    """Allows only the end token where a row has room for one more token.
-
-    Args:
-        lengths: the maximal length of each row, prompt included, `(rows,)`, or `(1,)` for all rows.
-        end: ids of the end tokens.
-    """
-
-    def __init__(self, lengths: torch.Tensor, end: torch.Tensor):
-        self.lengths, self.shortest, self.end = lengths, int(lengths.min()), end
-
-    def of_rows(self, rows: torch.Tensor) -> "EndAtLimit":
-        """The limits of these rows only."""
-        return EndAtLimit(self.lengths if len(self.lengths) == 1 else self.lengths[rows], self.end)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        length = input_ids.shape[1] + 1
-        if length < self.shortest:
-            return scores
-        # The limit holds even where another processor forbids the end token: it becomes just possible.
-        possible = scores[:, self.end].clamp(min=torch.finfo(scores.dtype).min)
-        return allow_only(self.end, scores.index_copy(1, self.end, possible), length >= self.lengths)
-
-
-def uses_own_search(settings: Settings) -> bool:
-    return settings.length_penalty_type == "gnmt" and settings.num_beams > 1
-
-
-def needs_all_rows(
-    settings: Settings, processors: LogitsProcessorList, synced_gpus: bool, model_kwargs: dict[str, Any]
-) -> bool:
-    """Whether every step needs `num_beams` rows for each sentence.
-
-    The caller needs them (outputs of each step, a cache of theirs), and so do processors that look at row
-    numbers, a cache of fixed size, and processes that run in step. All others run faster on a batch that
-    starts with one row for each sentence and drops sentences that are done.
-    """
-    cache = model_kwargs.get("past_key_values")
-    return (
-        settings.return_dict_in_generate
-        or len(processors) > 0
-        or synced_gpus
-        or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
-    )
-
-
-SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep"}
-SERVED |= {"output_attentions", "position_ids"}
-
-
-def needs_own_forward(
-    settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False
-) -> str | None:
-    """What in this call only the model's own forward pass serves."""
-    cache = model_kwargs.get("past_key_values")
-    others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]
-    if settings.return_dict_in_generate:
-        return "return_dict_in_generate=True"
-    if settings.output_attentions or settings.output_hidden_states:
-        return "the output of attentions or hidden states"
-    if not settings.use_cache:
-        return "use_cache=False"
-    if settings.cache_implementation not in (None, "dynamic") or getattr(cache, "_is_user_defined", False):
-        return "a cache of the caller"
-    if synced_gpus:
-        return "synced_gpus=True"
-    return f"the argument {others[0]}" if others else None
-
-
-def start_search(
-    settings: Settings, prompts: torch.Tensor, longest: int, keep_rows: bool, model_kwargs: dict[str, Any]
-) -> BeamSearch:
-    """The search before its first step, for outputs of at most `longest` tokens after the prompt."""
-    limits = prompts.new_full(prompts.shape[:1], longest)
-    if settings.max_extra_tokens is not None and uses_own_search(settings):
-        limits = limits.minimum(output_limits(settings.max_extra_tokens, prompts, model_kwargs))
-    coverage = None
-    if settings.coverage_penalty:
-        memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
-        coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
-    pad, end = settings._pad_token_tensor, settings._eos_token_tensor
-    search: Callable[..., BeamSearch] = BeamSearch
-    if not uses_own_search(settings):
-        search = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
-        pad = end[0] if end is not None and not pad else pad  # what transformers fills finished rows with
-    return search(
-        prompts,
-        limits[:: settings.num_beams if keep_rows else 1],
-        beams=settings.num_beams,
-        returned=settings.num_return_sequences,
-        alpha=settings.length_penalty,
-        beta=settings.coverage_penalty or 0.0,
-        end=end,
-        pad=None if pad is None else int(pad),
-        coverage=coverage,
-        stop_early=settings.early_stopping is True,
-        drop_done=not keep_rows,
-    )
-
-
-def output_limits(extra: int, prompts: torch.Tensor, model_kwargs: dict[str, Any]) -> torch.Tensor:
-    """The input's real tokens + `extra`, at least 1: `(rows,)`, or `(1,)` if all rows are equal."""
-    if (mask := model_kwargs.get("attention_mask")) is not None:
-        lengths = mask.sum(-1)
-    else:
-        source = model_kwargs.get("inputs_embeds", prompts)
-        if "encoder_outputs" in model_kwargs:
-            source = model_kwargs["encoder_outputs"][0]
-        lengths = torch.tensor([source.shape[1]], device=prompts.device)
-    return (lengths + extra).clamp(min=1)
-
-
-def step_outputs(settings: Settings, is_encoder_decoder: bool) -> list[str]:
-    """The names of the outputs that the caller wants of every step."""
-    prefix = "decoder_" if is_encoder_decoder else ""
-    wanted = {
-        "scores": settings.output_scores,
-        "logits": settings.output_logits,
-        f"{prefix}attentions": settings.output_attentions,
-        f"{prefix}hidden_states": settings.output_hidden_states,
-        "cross_attentions": settings.output_attentions and is_encoder_decoder,
-    }
-    return [name for name, is_wanted in wanted.items() if is_wanted and settings.return_dict_in_generate]
-
-
-def select_rows(model_kwargs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """The model's inputs for these rows of the batch, which may repeat; the cache changes in place."""
-
-    def select(value: Any) -> Any:
-        return value.index_select(0, rows) if isinstance(value, torch.Tensor) else value
-
-    if model_kwargs.get("past_key_values") is not None:
-        model_kwargs["past_key_values"].reorder_cache(rows)
-    selected = {name: select(value) for name, value in model_kwargs.items()}
-    if (memory := selected.get("encoder_outputs")) is not None:
-        selected["encoder_outputs"] = type(memory)(**{name: select(value) for name, value in memory.items()})
-    return selected

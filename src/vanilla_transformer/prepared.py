@@ -47,6 +47,7 @@ class PreparedDecoder:
         self.device = self.embeddings.device
         self.learned = isinstance(decoder.embed_positions, LearnedPositions)
         self.positions = decoder.embed_positions.weight.detach() if self.learned else self._sinusoids(256)
+        self.static: dict[tuple, Any] = {}  # `StaticDecoding` by size, with its graphs
         self.layers = [PreparedLayer(layer, self) for layer in layers]
         self.norm = self.prepared_norm(decoder.norm)
         self.to_logits = self.product([model.lm_head])
@@ -58,8 +59,8 @@ class PreparedDecoder:
     def product(self, linears: Sequence[nn.Linear]) -> Product:
         """One product for linear layers of the same input; their outputs lie side by side."""
         weights = [linear.weight.detach() for linear in linears]
-        biases = [linear.bias for linear in linears]
-        bias = None if biases[0] is None else torch.cat(biases).detach()
+        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+        bias = torch.cat(biases) if biases else None  # all of them have one, or none has
         return prepare(torch.cat(weights) if len(weights) > 1 else weights[0], bias, self.precision)
 
     def prepared_norm(self, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:

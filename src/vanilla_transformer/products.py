@@ -1,8 +1,8 @@
 """Matrix products on a CPU, by the library and in the number format that is fastest on it.
 
-torch multiplies float32 matrices with MKL. MKL uses half of what a current AMD processor can do; oneDNN, which
-torch also contains, uses all of it. oneDNN can store a weight in the order in which its kernel reads it
-("packed"), which saves most of the time where there are few rows, as in decoding.
+torch multiplies float32 matrices with MKL. MKL uses half of what a current AMD processor can do. oneDNN,
+which is also in torch, uses all of it. And oneDNN can store a weight in the order in which its kernel reads
+it ("packed"). That saves most of the time where there are few rows, as in decoding.
 """
 
 import functools
@@ -41,7 +41,7 @@ def seconds(work: Callable[[], Any], tries: int = 5) -> float:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN takes less than 3/4 of the time of torch's own float32 product; measured once, in 10 ms."""
+    """Whether oneDNN takes less than 3/4 of the time of torch's own product; measured once, in 10 ms."""
     if not torch.backends.mkldnn.is_available():
         return False
     with torch.no_grad():
@@ -115,8 +115,8 @@ def prepare(weight: torch.Tensor, bias: torch.Tensor | None, precision: str) -> 
     """A product with this weight `(out, in)` that is fast for few rows.
 
     Args:
-        precision: "fp32", "bf16" or "fp16" is the format of weight, inputs and outputs. "int8" is the format of
-            the weight, with a scale for each output, and of the inputs, with one scale; outputs are float32.
+        precision: "fp32", "bf16" or "fp16" is the format of weight, inputs and outputs. "int8" is that of the
+            weight, with a scale for each output, and of the inputs, with one scale; outputs are float32.
     """
     if precision == "int8":
         return int8_product(weight, bias)
@@ -128,7 +128,7 @@ def prepare(weight: torch.Tensor, bias: torch.Tensor | None, precision: str) -> 
 
 
 def packed_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """A product with a weight that oneDNN has packed; with torch's own where a few small rows are faster so."""
+    """A product with a weight that oneDNN has packed; torch's own where that is faster."""
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
         onednn_product(weight[:1], packed, bias)

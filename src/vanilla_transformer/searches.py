@@ -1,0 +1,102 @@
+"""Which search a call of `generate` runs, and the limits of its outputs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+from transformers.generation import LogitsProcessorList
+
+from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
+
+Settings = Any  # a GenerationConfig that also has length_penalty_type, coverage_penalty and max_extra_tokens
+
+
+def uses_own_search(settings: Settings) -> bool:
+    return settings.length_penalty_type == "gnmt" and settings.num_beams > 1
+
+
+def needs_all_rows(
+    settings: Settings, processors: LogitsProcessorList, synced_gpus: bool, model_kwargs: dict[str, Any]
+) -> bool:
+    """Whether every step needs `num_beams` rows for each sentence.
+
+    The caller needs them (outputs of each step, a cache of theirs), and so do processors that look at row
+    numbers, a cache of fixed size, and processes that run in step. All others run faster on a batch that
+    starts with one row for each sentence and drops sentences that are done.
+    """
+    cache = model_kwargs.get("past_key_values")
+    return (
+        settings.return_dict_in_generate
+        or len(processors) > 0
+        or synced_gpus
+        or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
+    )
+
+
+def start_search(
+    settings: Settings, prompts: torch.Tensor, longest: int, keep_rows: bool, model_kwargs: dict[str, Any]
+) -> BeamSearch:
+    """The search before its first step, for outputs of at most `longest` tokens after the prompt."""
+    limits = prompts.new_full(prompts.shape[:1], longest)
+    if settings.max_extra_tokens is not None and uses_own_search(settings):
+        limits = limits.minimum(output_limits(settings.max_extra_tokens, prompts, model_kwargs))
+    coverage = None
+    if settings.coverage_penalty:
+        memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
+        coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
+    pad, end = settings._pad_token_tensor, settings._eos_token_tensor
+    search: Callable[..., BeamSearch] = BeamSearch
+    if not uses_own_search(settings):
+        search = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
+        pad = end[0] if end is not None and not pad else pad  # what transformers fills finished rows with
+    return search(
+        prompts,
+        limits[:: settings.num_beams if keep_rows else 1],
+        beams=settings.num_beams,
+        returned=settings.num_return_sequences,
+        alpha=settings.length_penalty,
+        beta=settings.coverage_penalty or 0.0,
+        end=end,
+        pad=None if pad is None else int(pad),
+        coverage=coverage,
+        stop_early=settings.early_stopping is True,
+        drop_done=not keep_rows,
+    )
+
+
+def output_limits(extra: int, prompts: torch.Tensor, model_kwargs: dict[str, Any]) -> torch.Tensor:
+    """The input's real tokens + `extra`, at least 1: `(rows,)`, or `(1,)` if all rows are equal."""
+    if (mask := model_kwargs.get("attention_mask")) is not None:
+        lengths = mask.sum(-1)
+    else:
+        source = model_kwargs.get("inputs_embeds", prompts)
+        if "encoder_outputs" in model_kwargs:
+            source = model_kwargs["encoder_outputs"][0]
+        lengths = torch.tensor([source.shape[1]], device=prompts.device)
+    return (lengths + extra).clamp(min=1)
+
+
+class EndAtLimit(LogitsProcessor):
+    """Allows only the end token where a row has room for one more token.
+
+    Args:
+        lengths: the maximal length of each row, prompt included, `(rows,)`, or `(1,)` for all rows.
+        end: ids of the end tokens.
+    """
+
+    def __init__(self, lengths: torch.Tensor, end: torch.Tensor):
+        self.lengths, self.shortest, self.end = lengths, int(lengths.min()), end
+
+    def of_rows(self, rows: torch.Tensor) -> "EndAtLimit":
+        """The limits of these rows only."""
+        return EndAtLimit(self.lengths if len(self.lengths) == 1 else self.lengths[rows], self.end)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        length = input_ids.shape[1] + 1
+        if length < self.shortest:
+            return scores
+        # The limit holds even where another processor forbids the end token: it becomes just possible.
+        possible = scores[:, self.end].clamp(min=torch.finfo(scores.dtype).min)
+        return allow_only(self.end, scores.index_copy(1, self.end, possible), length >= self.lengths)

@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
-    ["presets", "config_checks"],
+    ["presets", "config_checks", "products"],
     ["configuration_vanilla_transformer", "epoch", "extras", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
-    ["stacks", "beam_search"],
+    ["stacks", "beam_search", "prepared"],
+    ["decoding", "searches"],
+    ["plain_steps"],
     ["generation", "pipelines"],  # the heads use both
     ["modeling_vanilla_transformer"],
     [
@@ -33,7 +35,11 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # `save_pretrained` copies these files next to the weights, all into one folder.
-FLAT = [name for rank in ORDER[:8] for name in rank if (PACKAGE / f"{name}.py").exists()]
+FLAT = [
+    name
+    for name, rank in RANK.items()
+    if rank <= RANK["tokenization_vanilla_transformer"] and (PACKAGE / f"{name}.py").exists()
+]
 
 HEAVY = ["datasets", "evaluate", "matplotlib", "sacrebleu", "sklearn", "tensorboard", "pandas", "pyarrow"]
 

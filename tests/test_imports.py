@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
-    ["presets", "config_checks", "products"],
+    ["presets", "config_checks", "products", "pipeline_batches"],
     ["configuration_vanilla_transformer", "epoch", "extras", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],

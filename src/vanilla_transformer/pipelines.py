@@ -11,21 +11,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForSeq2SeqLM, BatchEncoding, Pipeline
 from transformers import pipelines as stock_pipelines
 from transformers.pipelines import PIPELINE_REGISTRY, PipelineRegistry
 from transformers.pipelines.base import load_assistant_model
-from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput, logging
 
 from .config_checks import check_generation_settings, is_whole
+from .pipeline_batches import (
+    SCORES,
+    has_language_tokens,
+    intended_length,
+    number_of_positions,
+    of_similar_length,
+    scores_of_outputs,
+    without_none,
+)
 
 logger = logging.get_logger(__name__)
 
 LANGUAGE_PAIR = re.compile(r"translation_(.+?)_to_(.+)")
 DEFAULTS = {"max_new_tokens": 256, "num_beams": 4}  # transformers' own defaults for these pipelines
-SCORES = ("sequences_scores", "scores", "logits")  # of an output of `generate`
+TOKENS = 2048  # of source texts in a batch, if nothing else is asked for
 LARGEST_BATCH, MOST_WORKERS = 100_000, 256
 STAND_IN = "."  # replaces a blank text in the batch; its output is discarded
 
@@ -46,7 +53,9 @@ class Text2TextGenerationPipeline(Pipeline):
         return_tensors: return `*_token_ids` instead of `*_text`, or both with `return_text=True`.
         clean_up_tokenization_spaces: remove spaces before punctuation from the decoded text.
         stop_sequence: a string after which generation ends.
-        batch_size: texts per call of the model, 1 by default.
+        batch_size: texts per call of the model. By default a list is cut into batches of 2,048 tokens, and
+            an iterator or a data set into batches of 1. Texts of a list share a batch with those of similar
+            length; the results are in the order of the list.
         return_dict_in_generate: with it, a record also has what else these settings ask for:
             `sequences_scores` (a number, of beam search), and with `output_scores` or `output_logits`,
             `scores` and `logits`, `(tokens, vocabulary)`, of the steps that wrote the output.
@@ -134,28 +143,46 @@ class Text2TextGenerationPipeline(Pipeline):
             least = int(name == "batch_size")
             if value is not None and not (is_whole(value) and least <= value <= limit):
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {limit}")
-        if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-            inputs = list(inputs)
-            if not inputs:
-                return []
-            self._check_all(inputs, **kwargs)
-        results = super().__call__(inputs, *args, num_workers=num_workers, batch_size=batch_size, **kwargs)
-        if isinstance(inputs, list) and all(len(result) == 1 for result in results):
-            return [result[0] for result in results]
-        return results
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str):
+            return super().__call__(inputs, *args, num_workers=num_workers, batch_size=batch_size, **kwargs)
+        texts, results = list(inputs), {}
+        lengths = self._lengths(texts, **kwargs)
+        most = batch_size or self._batch_size
+        if most is None and self._depends_on_batch(kwargs):
+            most = 1
+        for batch in of_similar_length(lengths, most, TOKENS):
+            self.call_count = 0  # transformers takes many calls for a mistake
+            of_batch = super().__call__(
+                [texts[index] for index in batch],
+                *args,
+                num_workers=num_workers,
+                batch_size=len(batch),
+                **kwargs,
+            )
+            results |= zip(batch, of_batch)
+        ordered = [results[index] for index in range(len(texts))]
+        return [result[0] for result in ordered] if all(len(result) == 1 for result in ordered) else ordered
 
-    def _check_all(self, texts: list, **kwargs: Any) -> None:
-        """Raises ValueError that lists all texts which cannot be encoded."""
+    def _depends_on_batch(self, options: dict[str, Any]) -> bool:
+        """Whether results show in which batch they were: random numbers, padding of ids and scores."""
+        options = {**self._postprocess_params, **self.generate_kwargs, **options}
+        settings = options.get("generation_config") or self.model.generation_config
+        names = ("do_sample", "return_dict_in_generate", "return_tensors")
+        return any(options.get(name, getattr(settings, name, None)) for name in names)
+
+    def _lengths(self, texts: list, **kwargs: Any) -> list[int]:
+        """The lengths of texts in tokens; raises ValueError that lists all texts which cannot be encoded."""
         options = {**self._preprocess_params, **self._sanitize_parameters(**kwargs)[0]}
-        errors = []
+        lengths, errors = [], []
         for index, text in enumerate(texts):
             try:
-                self.encode(text, **options)
+                lengths.append(self.encode(text, **options)["input_ids"].shape[1])
             except (TypeError, ValueError) as error:
                 errors.append(f"input {index}: {error}")
         if errors:
             more = f"\nand {len(errors) - 5} more" if len(errors) > 5 else ""
             raise ValueError("\n".join(errors[:5]) + more)
+        return lengths
 
     def preprocess(self, input_: str, **options: Any) -> dict[str, Any]:
         inputs = self.encode(input_, **options)
@@ -339,45 +366,6 @@ class TranslationPipeline(Text2TextGenerationPipeline):
             known = ", ".join(map(repr, self.tokenizer.languages))
             raise ValueError(f"the target language is missing: pass tgt_lang, one of {known}")
         return self.tokenizer(text, **kwargs)
-
-
-def scores_of_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """`SCORES` that `generate` returned: `(outputs,)`, or `(outputs, tokens, vocabulary)`."""
-    found = {name: output[name] for name in SCORES if output.get(name) is not None}
-    origins = output.get("beam_indices")  # of each token, the row that predicted it, or -1
-    for name in found.keys() - {"sequences_scores"}:
-        steps = torch.stack(found[name])  # (tokens, rows, vocabulary)
-        if origins is None:
-            found[name] = steps.transpose(0, 1)
-        else:
-            step = torch.arange(min(len(steps), origins.shape[1]), device=origins.device)
-            found[name] = steps[step, origins[:, : len(step)].clamp(min=0)]
-    return found
-
-
-def without_none(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def has_language_tokens(tokenizer: Any) -> bool:
-    """Whether the tokenizer has language tokens, such as mBART's `es_XX` or this package's `<2es>`."""
-    return hasattr(tokenizer, "_build_translation_inputs") or bool(getattr(tokenizer, "languages", None))
-
-
-def intended_length(model: Any, tokenizer: Any) -> float:
-    """The longest input that the tokenizer and the config state, infinite if neither does."""
-    stated = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
-    return min((length for length in stated if length and length < VERY_LARGE_INTEGER), default=math.inf)
-
-
-def number_of_positions(model: Any) -> float:
-    """The size of the encoder's table of positions, infinite if positions are computed."""
-    tables = [
-        module
-        for name, module in model.get_encoder().named_modules()
-        if "position" in name and isinstance(module, nn.Embedding)
-    ]
-    return min((table.num_embeddings - getattr(table, "offset", 0) for table in tables), default=math.inf)
 
 
 class TranslationRegistry(PipelineRegistry):

@@ -1,0 +1,1 @@
+"""The benchmark suite: this package beside its peers. `benchmarks/speed.py` runs it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import MarianConfig, MarianMTModel, PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from vanilla_transformer import (
@@ -31,6 +32,7 @@ def write(size: Size, task: str, folder: Path) -> None:
         vit.save_pretrained(folder / "vit")
         return
     ours = VanillaTransformerForConditionalGeneration(text_config(size))
+    liven(ours)
     ours.save_pretrained(folder / "ours")
     (folder / "torch.nn").mkdir()
     save_file(as_torch_nn(ours), folder / "torch.nn" / "model.safetensors")
@@ -39,6 +41,22 @@ def write(size: Size, task: str, folder: Path) -> None:
     marian.save_pretrained(folder / "marian")
     with contextlib.suppress(ImportError):
         write_ctranslate2(marian, folder / "ctranslate2")
+
+
+def liven(model: PreTrainedModel) -> None:
+    """Change fresh weights so that every output token depends on those before it.
+
+    With tied words, a fresh model repeats its last token for ever, and all decoders would agree. Here the last
+    norm changes the signs of random entries, so that a word resembles other words than itself.
+    """
+    words = model.get_input_embeddings().weight
+    nn.init.normal_(words, std=words.shape[1] ** -0.5)
+    last = model.model.decoder.layers[-1].feed_forward_add_norm.norm.weight
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "o_proj.weight" in name or "fc2.weight" in name:
+                weight *= 0.5
+        last *= torch.randint(0, 2, last.shape) * 2 - 1
 
 
 def text_config(size: Size) -> VanillaTransformerConfig:

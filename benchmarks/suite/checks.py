@@ -18,8 +18,8 @@ def check_outputs(row: Row, outputs: dict[str, dict]) -> dict[str, float]:
     """Compare with the reference; return each peer's share of equal tokens, or its relative difference.
 
     Raises:
-        OutputsDiffer: a peer with the same weights has another loss or other tokens; one with weights of its own
-            has a loss far from ln V, or outputs of another length.
+        OutputsDiffer: a peer with the same weights has another loss or other tokens; one with weights of its
+            own has a loss far from ln V, or outputs of another length.
     """
     agreement = {}
     expected = outputs.get(row.reference)
@@ -40,15 +40,18 @@ def compare(row: Row, name: str, found: dict, expected: dict) -> float:
         share = sum(one == other for one, other in pairs) / len(pairs)
         least = SIMILAR if name in REDUCED or row.work.dtype != "fp32" else SAME
         if share < least:
-            raise OutputsDiffer(
-                f"{row.name}: {share:.1%} of the tokens of {name} are those of {row.reference}, not {least:.0%}"
-            )
+            same = f"{share:.1%} of the tokens of {name} are those of {row.reference}"
+            raise OutputsDiffer(f"{row.name}: {same}, and {least:.0%} must be")
         return share
     (kind,) = found
-    ones, others = ([values] if isinstance(values, float) else values for values in (found[kind], expected[kind]))
+    ones, others = (
+        [values] if isinstance(values, float) else values for values in (found[kind], expected[kind])
+    )
     difference = max(abs(one - other) / abs(other) for one, other in zip(ones, others, strict=True))
     if not difference <= LOSS_TOLERANCE[row.work.dtype]:
-        raise OutputsDiffer(f"{row.name}: the {kind} of {name} differs from {row.reference} by {difference:.2%}")
+        raise OutputsDiffer(
+            f"{row.name}: the {kind} of {name} differs from {row.reference} by {difference:.2%}"
+        )
     return difference
 
 

@@ -1,4 +1,4 @@
-"""CTranslate2 as a peer. Its process loads no model of PyTorch; the package imports torch where it is installed."""
+"""CTranslate2 as a peer. Its process loads no PyTorch."""
 
 from pathlib import Path
 

@@ -52,7 +52,9 @@ def cpu_model() -> str:
             numbers = ", ".join(
                 f"{name} {fields[key]}" for name, key in (("family", "cpu family"), ("model", "model"))
             )
-            known = [word for word in ("avx512f", "avx512_bf16", "amx_bf16") if word in fields["flags"].split()]
+            known = [
+                word for word in ("avx512f", "avx512_bf16", "amx_bf16") if word in fields["flags"].split()
+            ]
             return f"{fields['model name']} ({numbers}; {', '.join(known) or 'no AVX-512'})"
     return platform.processor() or platform.machine()
 

@@ -1,5 +1,6 @@
 """Runs rows and curves: a process for each peer, one step of each in turn, disturbed steps again."""
 
+import contextlib
 import json
 import math
 import os
@@ -28,7 +29,7 @@ class Process:
     def __init__(self, threads: int):
         path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "suite.worker"],
             stdin=subprocess.PIPE,
@@ -39,11 +40,9 @@ class Process:
         )
 
     def send(self, **request) -> None:
-        try:
+        with contextlib.suppress(OSError):  # if the process has ended, `receive` says why
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except OSError:
-            pass  # the process has ended; `receive` says why
 
     def receive(self) -> dict:
         line = self.process.stdout.readline()
@@ -65,17 +64,16 @@ class Process:
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
-            try:
+            with contextlib.suppress(OSError):
                 stream.close()
-            except OSError:
-                pass
 
 
 @dataclass
 class Suite:
-    """Runs what it is asked to; `weights` is a folder for the models of every size.
+    """Measures rows and curves.
 
     Args:
+        weights: a folder for the models of every size.
         rounds: steps of each peer in a row.
         curve_rounds: steps of each peer at each point of a curve.
         tell: shows a line of progress.
@@ -121,14 +119,14 @@ class Suite:
             for worker in workers.values():
                 worker.close()
 
-    def curve(self, curve: Curve, peers: tuple[str, ...] = ("ours", "MarianMT")) -> dict:
+    def curve(self, curve: Curve) -> dict:
         """Return the rows of all points; every peer has one process for all of them."""
-        self.tell(f"curve {curve.name}")
-        workers = {name: Process(work.threads) for name in peers for _, work in curve.points[-1:]}
+        self.tell(f"{curve.name}: {', '.join(curve.peers)}")
+        workers = {name: Process(self.threads) for name in curve.peers}
         points = []
         try:
             for number, work in curve.points:
-                row = Row(f"{curve.name}-{number}", work, peers)
+                row = Row(f"{curve.name}-{number}", work, curve.peers, curve.reference)
                 points.append({"x": number, **self.measure(row, workers, self.curve_rounds)})
         finally:
             for worker in workers.values():
@@ -164,12 +162,14 @@ class Suite:
         steps: dict[str, list[dict]] = {name: [] for name in outputs}
         for name in outputs:
             workers[name].ask(do="step", repeats=1)  # warms caches and allocators
-        fastest = min((workers[name].ask(do="step", repeats=1)["wall"] for name in outputs), default=1)
-        repeats = max(1, math.ceil(SHORTEST / fastest))
+        repeats = {}
+        for name in outputs:
+            seconds = workers[name].ask(do="step", repeats=1)["wall"]
+            repeats[name] = math.ceil(SHORTEST / seconds)
         for _ in range(rounds):
             for name, measured in steps.items():
-                measured.append(undisturbed(workers[name], repeats))
-        found["repeats"], found["peers"] = repeats, steps
+                measured.append(undisturbed(workers[name], repeats[name]))
+        found["peers"] = steps
         return found
 
 

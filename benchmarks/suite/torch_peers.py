@@ -173,7 +173,9 @@ class Words(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        before = F.pad(labels[:, :-1], (1, 0), value=0).masked_fill(F.pad(labels[:, :-1], (1, 0)) < 0, PADDING)
+        before = F.pad(labels[:, :-1], (1, 0), value=0).masked_fill(
+            F.pad(labels[:, :-1], (1, 0)) < 0, PADDING
+        )
         padding = attention_mask == 0
         states = self.body(
             self.embed(input_ids),

@@ -46,7 +46,7 @@ def write(size: Size, task: str, folder: Path) -> None:
 def liven(model: PreTrainedModel) -> None:
     """Change fresh weights so that every output token depends on those before it.
 
-    With tied words, a fresh model repeats its last token for ever, and all decoders would agree. Here the last
+    With tied words, a fresh model repeats its last token for ever, and all decoders agree. Here the last
     norm changes the signs of random entries, so that a word resembles other words than itself.
     """
     words = model.get_input_embeddings().weight
@@ -147,7 +147,9 @@ def as_marian(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     for name, weight in model.state_dict().items():
         if "lm_head" in name or "embed_tokens" in name:
             continue
-        reads = name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight"))
+        reads = name.endswith(
+            ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight")
+        )
         writes = ("o_proj" in name) or ("fc2" in name) or ("norm" in name)
         weight = weight[:, order] if reads else weight[order] if writes else weight
         weights[renamed(name, names)] = weight.contiguous()

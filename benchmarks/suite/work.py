@@ -39,8 +39,8 @@ class Work:
     """One kind of work. A step of it takes all its batches once.
 
     Args:
-        task: "training" of an encoder-decoder, "encoding" (its encoder alone), "decoding", or "images" (training
-            of a classifier).
+        task: "training" of an encoder-decoder, "encoding" (its encoder alone), "decoding", or "images"
+            (training of a classifier).
         sentences: sentences, pairs of sentences or images in a batch.
         source, target: shortest and longest sentence. All lengths in between are equally likely. An output of
             decoding has exactly the longest target's length.
@@ -148,8 +148,8 @@ TRAINERS = ("ours", "MarianMT", "BART", "torch.nn")
 DECODERS = ("ours", "ours bf16", "ours int8", "MarianMT", "BART", "CTranslate2 fp32", "CTranslate2 int8")
 
 
-def rows(device: str, threads: int) -> list[Row]:
-    """The rows of one device, in the order of running."""
+def rows(table: str, device: str, threads: int) -> list[Row]:
+    """The rows for a "cpu" or for "cuda", in the order of running; `device` is where they run."""
 
     def work(task: str, size: str, **settings) -> Work:
         return Work(task, SIZES[size], device=device, threads=threads, **settings)
@@ -157,7 +157,7 @@ def rows(device: str, threads: int) -> list[Row]:
     def decoding(size: str, beams: int, **settings) -> Work:
         return work("decoding", size, **{"source": (8, 40), "target": (32, 32), "beams": beams, **settings})
 
-    if device == "cuda":
+    if table == "cuda":
         update = dict(sentences=780, dtype="bf16", batches=3)  # 25,000 tokens on each side of an update
         both, compiled = ("ours", "MarianMT"), ("ours", "ours compiled", "ours compiled layers")
         lone, many = dict(sentences=1, dtype="bf16"), dict(sentences=128, dtype="bf16")
@@ -191,6 +191,8 @@ class Curve:
     name: str
     axis: str
     points: tuple[tuple[float, Work], ...]
+    peers: tuple[str, ...] = ("ours", "MarianMT")
+    reference: str = "MarianMT"
 
 
 def curves(device: str, threads: int) -> list[Curve]:
@@ -205,13 +207,17 @@ def curves(device: str, threads: int) -> list[Curve]:
     cores = [count for count in (1, 2, 4, 8, 16, 32, 64) if count < threads] + [threads]
     sizes = [SIZES[name] for name in ("tiny", "small", "base", "big")]
     return [
-        Curve("length-encoding", "tokens", tuple((n, of_length("encoding", n)) for n in lengths)),
-        Curve("length-training", "tokens on each side", tuple((n, of_length("training", n)) for n in lengths)),
+        Curve("curve-length-encoding", "tokens", tuple((n, of_length("encoding", n)) for n in lengths)),
+        Curve(
+            "curve-length-training",
+            "tokens on each side",
+            tuple((n, of_length("training", n)) for n in lengths),
+        ),
         Curve(
             "batch", "pairs in a batch", tuple((n, replace(training, sentences=n)) for n in (1, 4, 16, 64))
         ),
         Curve(
-            "vocabulary",
+            "curve-vocabulary",
             "tokens in the vocabulary",
             tuple(
                 (n, replace(training, size=replace(small, vocabulary=n)))
@@ -219,11 +225,11 @@ def curves(device: str, threads: int) -> list[Curve]:
             ),
         ),
         Curve(
-            "size",
+            "curve-size",
             "weights in matrices",
             tuple((matrix_weights(size), replace(training, size=size, batches=1)) for size in sizes),
         ),
-        Curve("cores", "threads", tuple((n, replace(training, threads=n)) for n in cores)),
+        Curve("curve-cores", "threads", tuple((n, replace(training, threads=n)) for n in cores)),
     ]
 
 

@@ -1,9 +1,9 @@
 """The process of one peer: reads a request from each line of its input, and answers with a line of JSON.
 
-    {"do": "write", "size": …, "task": …, "folder": …}   saves the weights of all peers
-    {"do": "peak", "device": …, "threads": …}            measures matrix products
-    {"do": "build", "peer": …, "work": …, "folder": …}   loads a model; its outputs, for the check
-    {"do": "step", "repeats": …}                         one step: its times, and the memory so far
+{"do": "write", "size": …, "task": …, "folder": …}   saves the weights of all peers
+{"do": "peak", "device": …, "threads": …}            measures matrix products
+{"do": "build", "peer": …, "work": …, "folder": …}   loads a model; its outputs, for the check
+{"do": "step", "repeats": …}                         one step: its times, and the memory so far
 """
 
 import gc
@@ -40,7 +40,9 @@ class Worker:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             for rows, inner, columns in GPU_SHAPES if device == "cuda" else SHAPES:
                 left = torch.randn(rows, inner, device=device).to(dtype)
-                right = torch.randn(columns, inner, device=device).to(dtype)  # as the weight of a linear layer
+                right = torch.randn(columns, inner, device=device).to(
+                    dtype
+                )  # as the weight of a linear layer
                 taken, end = [], time.perf_counter() + seconds
                 while time.perf_counter() < end or len(taken) < 3:
                     began = time.perf_counter()
@@ -66,7 +68,7 @@ class Worker:
         with Watch(self.work.threads) as watch:
             for _ in range(repeats):
                 self.peer.step()
-        measured = {"memory": peak_memory(), **watch.times}
+        measured = {"repeats": repeats, "memory": peak_memory(), **watch.times}
         if (device_memory := getattr(self.peer, "peak_device_memory", None)) is not None:
             measured["device_memory"] = device_memory()
         return measured

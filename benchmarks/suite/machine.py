@@ -83,10 +83,14 @@ def busy_seconds(cpus: list[int]) -> float | None:
 
 
 class Watch:
-    """Measures a step: `with Watch(threads) as watch: step()`, then `watch.times`."""
+    """Measures a step: `with Watch() as watch: step()`, then `watch.times`.
 
-    def __init__(self, threads: int):
-        self.threads, self.cpus = threads, usable_cpus()
+    Args:
+        may_wait: whether waiting is part of the step, as for a GPU.
+    """
+
+    def __init__(self, may_wait: bool = False):
+        self.may_wait, self.cpus = may_wait, usable_cpus()
 
     def __enter__(self) -> "Watch":
         self.began = time.perf_counter(), time.process_time(), busy_seconds(self.cpus)
@@ -97,12 +101,12 @@ class Watch:
         self.times = {"wall": wall, "cpu": cpu, "others": None}
         if self.began[2] is not None:
             self.times["others"] = max(0.0, busy_seconds(self.cpus) - self.began[2] - cpu)
-        self.times["disturbed"] = is_disturbed(self.times, len(self.cpus))
+        self.times["disturbed"] = is_disturbed(self.times, len(self.cpus), self.may_wait)
 
 
-def is_disturbed(times: dict, cpus: int) -> bool:
+def is_disturbed(times: dict, cpus: int, may_wait: bool = False) -> bool:
     """Whether the process waited for a CPU, or other processes worked on the CPUs that it may use."""
-    too_idle = times["cpu"] < LEAST_BUSY * times["wall"]
+    too_idle = not may_wait and times["cpu"] < LEAST_BUSY * times["wall"]
     resolution = 2 / USER_HERTZ  # the kernel counts whole ticks
     others = times["others"] or 0.0
     return too_idle or others > OTHERS_ALLOWED * cpus * times["wall"] + resolution

@@ -95,10 +95,9 @@ def content(work: dict) -> str:
         return f"{work['sentences']} images, width {size['width']}, {layers} layers"
     source, target = ("-".join(map(str, sorted(set(work[side])))) for side in ("source", "target"))
     targets = {"training": f" and {target} target", "decoding": f" into {target}"}.get(work["task"], "")
-    return (
-        f"{work['batches']} x {work['sentences']} sentences of {source}{targets} tokens, width {size['width']}, "
-        f"{layers}+{layers} layers, {size['vocabulary']:,} words, {work['dtype']}"
-    )
+    sentences = f"{work['batches']} x {work['sentences']} sentences of {source}{targets} tokens"
+    sizes = f"width {size['width']}, {layers}+{layers} layers, {size['vocabulary']:,} words"
+    return f"{sentences}, {sizes}, {work['dtype']}"
 
 
 def table(row: dict, peak: dict) -> list[str]:

@@ -52,11 +52,9 @@ class TorchPeer:
         self, work: Work, folder: Path, precision: str | None = None, compiled: str | None = None
     ) -> None:
         torch.set_num_threads(work.threads)
-        self.work, self.dtype = work, torch.bfloat16 if work.dtype == "bf16" else torch.float32
+        self.work = work
         self.is_training = work.task in ("training", "images")
         self.model = self.load(work.size, folder).to(work.device)
-        if not self.is_training:
-            self.model.to(self.dtype)
         self.batches = [
             {name: value.to(work.device) for name, value in batch.items()} for batch in self.make_batches()
         ]
@@ -73,6 +71,14 @@ class TorchPeer:
 
     def load(self, size: Size, folder: Path) -> nn.Module:
         raise NotImplementedError
+
+    def get_ready(self) -> None:
+        """Follow the check, which compares bf16's tokens in fp32, where rounding changes none."""
+        self.model.train(self.is_training)
+        if not self.is_training and self.work.dtype == "bf16":
+            self.model.bfloat16()
+        if self.work.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def make_batches(self) -> list[dict[str, torch.Tensor]]:
         return [text_batch(pairs) for pairs in self.work.pairs]
@@ -106,7 +112,7 @@ class TorchPeer:
             else:
                 states = self.encode(self.batches[0])[self.batches[0]["attention_mask"] == 1]
                 outputs = {"norms": states.float().norm(dim=-1).tolist()}
-        self.model.train(self.is_training)
+        self.get_ready()
         return outputs
 
     def autocast(self) -> torch.autocast:

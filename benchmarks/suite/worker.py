@@ -65,7 +65,7 @@ class Worker:
         return {"outputs": self.peer.outputs()}
 
     def step(self, repeats: int) -> dict:
-        with Watch(self.work.threads) as watch:
+        with Watch(may_wait=self.work.device != "cpu") as watch:
             for _ in range(repeats):
                 self.peer.step()
         measured = {"repeats": repeats, "memory": peak_memory(), **watch.times}

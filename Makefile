@@ -88,6 +88,10 @@ tests: $(READY) $(CONTRACT_READY)
 coverage: $(READY) $(CONTRACT_READY) ## Run all tests and show the lines that none of them runs
 	$(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term
 
+.PHONY: bench
+bench: $(READY) ## Measure speed and memory beside the peers, about 15 minutes on two idle cores
+	$(BIN)/python benchmarks/speed.py --output outputs/benchmarks $(BENCH_ARGS)
+
 TORTURE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=src:tests $(BIN)/python tests/torture
 INPUTS ?= 10000
 

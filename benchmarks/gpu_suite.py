@@ -27,6 +27,7 @@ from suite import machine, report
 
 ROOT = Path(__file__).parents[1]
 NEEDS = ("datasets", "evaluate", "sacrebleu", "sklearn", "accelerate", "filelock", "psutil")  # of the recipe
+RESULTS = ("validation_accuracy", "train_loss", "train_samples_per_second", "train_runtime")  # of the recipe
 SHOWN = 30  # last lines of the output of a part
 
 
@@ -71,7 +72,7 @@ def cifar10(args: argparse.Namespace) -> Part | str:
     ]
     for flag, path in files.items():
         command += [flag, str(path)]
-    command += ["--dataset", "null", "--validation_share", "0", "--output_dir", str(folder)]
+    command += ["--dataset=", "--validation_share", "0", "--output_dir", str(folder)]
     command += ["--num_train_epochs", "5", "--save_strategy", "no", "--eval_strategy", "no"]
     if args.rehearse:
         command += ["--max_steps", "2", "--per_device_train_batch_size", "8", "--dataloader_num_workers", "1"]
@@ -158,7 +159,10 @@ def summary(found: dict) -> list[str]:
     if "peak" in results:
         fastest = ", ".join(f"{name} {max(rates.values()):,.0f}" for name, rates in results["peak"].items())
         lines += ["", f"Fastest matrix product, GFLOP/s: {fastest}."]
-    if not results.get("rows"):
+    shown = {name: value for name, value in results.items() if name in RESULTS}
+    if shown:
+        lines += ["", ", ".join(f"{name} {value:.4g}" for name, value in shown.items())]
+    elif not results.get("rows"):
         lines += ["", *found.get("output", [])[-5:]]
     return [*lines, ""]
 

@@ -3,6 +3,7 @@
     python benchmarks/speed.py --output outputs/benchmarks
     python benchmarks/speed.py --only beam4-base curve-cores
     python benchmarks/speed.py --quick --rounds 1
+    python benchmarks/speed.py --redraw --page docs/benchmarks.md
 
 Peers: MarianMTModel, BART and ViT of transformers, torch.nn.Transformer, and CTranslate2 in fp32 and int8
 (the extra [benchmarks]). Every peer has a process of its own. Before a row is measured, the outputs are
@@ -13,6 +14,7 @@ read them.
 """
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -47,6 +49,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=len(machine.usable_cpus()), help="threads (%(default)s)"
     )
+    parser.add_argument(
+        "--page", type=Path, help="also insert the report between the two markers of this page"
+    )
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: report an earlier run again")
     parser.add_argument("--list", action="store_true", help="print the names of rows and curves")
     return parser.parse_args(arguments)
 
@@ -77,6 +83,10 @@ def selected(args: argparse.Namespace) -> list[Row | Curve]:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    if args.redraw:
+        results = json.loads((args.output / "results.json").read_text(encoding="utf-8"))
+        report.write(results, args.output, args.page)
+        return 0
     items = selected(args)
     if args.list:
         print("\n".join(item.name for item in items))
@@ -116,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
                 results["failed"][item.name] = str(error)
                 tell(f"  not measured: {error}")
             report.save(results, args.output)
-    report.write(results, args.output)
+    report.write(results, args.output, args.page)
     tell(f"wrote {args.output / 'report.md'}")
     return 1 if results["failed"] else 0
 

@@ -69,6 +69,23 @@ def test_ratios_compare_neighbouring_steps():
     assert found["ours"]["mfu"] == pytest.approx(0.5)  # 1 GFLOP in 1 s where the machine does 2
 
 
+def test_a_page_shows_the_newest_report_only(tmp_path):
+    row = {"name": "a row", "peers": {"ours": steps(1.0), "MarianMT": steps(2.0)}, "reference": "MarianMT"}
+    row |= {"units": 24, "unit": "output tokens", "operations": 1, "work": MINI.as_dict()}
+    row |= {"skipped": {"BART": "no reason"}, "agreement": {"ours": 0.99}}
+    results = {"machine": machine.describe(1), "peak": {"fp32": {"1x1 -> 1": 1.0}}, "rows": [row]}
+    results |= {"curves": [], "failed": {"another row": "broken"}, "device": "cpu", "command": "python x"}
+    page = tmp_path / "page.md"
+    page.write_text(f"before {report.BEGINS} old {report.ENDS} after")
+    for _ in range(2):
+        report.write(results, tmp_path, page)
+    text = page.read_text()
+    assert text.startswith(f"before {report.BEGINS}\n") and text.endswith(f"{report.ENDS} after")
+    assert text.count("**a row**") == 1 and " old " not in text
+    for shown in ("2.00 (2.00 to 2.00)", "BART did not run: no reason", "99.0% of the tokens of ours", "broken"):
+        assert shown in text
+
+
 def outputs(**changed: dict) -> dict[str, dict]:
     found = {name: {"tokens": copy.deepcopy(TOKENS)} for name in ROW.peers}
     return {**found, **changed}

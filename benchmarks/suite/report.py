@@ -1,10 +1,13 @@
 """The report of a run: numbers per second, ratios, MFU and memory, as Markdown and as pictures."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
 DTYPES = {"ours bf16": "bf16", "ours int8": None, "CTranslate2 int8": None}  # of the products that MFU counts
+
+BEGINS, ENDS = "<!-- the report begins -->", "<!-- the report ends -->"  # in a page that shows it
 
 
 def seconds_of(step: dict) -> float:
@@ -52,10 +55,20 @@ def save(results: dict, folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def write(results: dict, folder: Path) -> None:
-    """Write report.md and, where matplotlib is installed, the pictures."""
+def write(results: dict, folder: Path, page: Path | None = None) -> None:
+    """Write report.md and, where matplotlib is installed, the pictures.
+
+    Args:
+        page: a page that also shows the report between its markers; the pictures are copied beside it.
+    """
     pictures = draw(results, folder)
-    (folder / "report.md").write_text(markdown(results, pictures), encoding="utf-8")
+    text = markdown(results, pictures)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    if page is not None:
+        before, rest = page.read_text(encoding="utf-8").split(BEGINS)
+        page.write_text(f"{before}{BEGINS}\n\n{text}\n{ENDS}{rest.split(ENDS)[1]}", encoding="utf-8")
+        for picture in pictures.values():
+            shutil.copy(folder / picture, page.parent)
 
 
 def markdown(results: dict, pictures: dict[str, str]) -> str:

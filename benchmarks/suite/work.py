@@ -214,7 +214,9 @@ def curves(device: str, threads: int) -> list[Curve]:
             tuple((n, of_length("training", n)) for n in lengths),
         ),
         Curve(
-            "batch", "pairs in a batch", tuple((n, replace(training, sentences=n)) for n in (1, 4, 16, 64))
+            "curve-batch",
+            "pairs in a batch",
+            tuple((n, replace(training, sentences=n)) for n in (1, 4, 16, 64)),
         ),
         Curve(
             "curve-vocabulary",

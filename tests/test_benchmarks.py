@@ -75,11 +75,13 @@ def test_a_page_shows_the_newest_report_only(tmp_path):
     row |= {"skipped": {"BART": "no reason"}, "agreement": {"ours": 0.99}}
     results = {"machine": machine.describe(1), "peak": {"fp32": {"1x1 -> 1": 1.0}}, "rows": [row]}
     results |= {"curves": [], "failed": {"another row": "broken"}, "device": "cpu", "command": "python x"}
-    page = tmp_path / "page.md"
+    page, folder = tmp_path / "page.md", tmp_path / "report"
+    folder.mkdir()
     page.write_text(f"before {report.BEGINS} old {report.ENDS} after")
     for _ in range(2):
-        report.write(results, tmp_path, page)
+        report.write(results, folder, page)
     text = page.read_text()
+    assert (tmp_path / "speed.png").exists()
     assert text.startswith(f"before {report.BEGINS}\n") and text.endswith(f"{report.ENDS} after")
     assert text.count("**a row**") == 1 and " old " not in text
     for shown in ("2.00 (2.00 to 2.00)", "BART did not run: no reason", "99.0% of the tokens of ours", "broken"):

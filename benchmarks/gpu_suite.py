@@ -110,7 +110,8 @@ def parts(args: argparse.Namespace) -> list[Part | tuple[str, str]]:
         speed("greedy-base", args, 50),
         images if isinstance(images, Part) else ("cifar10", images),
         speed("beam4-small", args, 50),
-        speed("compiled", args, 180),
+        speed("compiled-layers", args, 120),
+        speed("compiled-model", args, 200),
     ]
 
 

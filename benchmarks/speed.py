@@ -5,12 +5,12 @@
     python benchmarks/speed.py --quick --rounds 1
     python benchmarks/speed.py --redraw --page docs/benchmarks.md
 
-Peers: MarianMTModel, BART and ViT of transformers, torch.nn.Transformer, and CTranslate2 in fp32 and int8
-(the extra [benchmarks]). Every peer has a process of its own. Before a row is measured, the outputs are
-compared: peers with the same weights must give the same loss or the same tokens. A step is measured again if
-its process waited for a CPU or others worked on its CPUs. Peak memory is the process's high-water mark
-(VmHWM), its imports included. Writes results.json, report.md and two pictures. docs/benchmarks.md says how to
-read them.
+Peers: MarianMTModel, BART and ViT of transformers, torch.nn.Transformer, CTranslate2 in fp32 and int8 (the
+extra [benchmarks]), and in training eole, if it is installed. Every peer has a process of its own. Before a
+row is measured, the outputs are compared: peers with the same weights must give the same loss or the same
+tokens. A step is measured again if its process waited for a CPU or others worked on its CPUs. Peak memory is
+the process's high-water mark (VmHWM), its imports included. Writes results.json, report.md and two pictures.
+docs/benchmarks.md says how to read them.
 """
 
 import argparse

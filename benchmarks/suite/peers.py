@@ -1,7 +1,4 @@
-"""Who takes part: the name of a peer, the module and class that run it, and its options.
-
-eole, the successor of OpenNMT-py, does not take part: see docs/benchmarks.md.
-"""
+"""Who takes part: the name of a peer, the module and class that run it, and its options."""
 
 import importlib
 from typing import Any
@@ -16,11 +13,12 @@ PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "MarianMT": ("torch_peers", "Marian", {}),
     "BART": ("torch_peers", "Bart", {}),
     "torch.nn": ("torch_peers", "TorchNN", {}),
+    "eole": ("eole_peer", "Eole", {}),
     "ViT": ("torch_peers", "ViT", {}),
     "CTranslate2 fp32": ("ctranslate2_peer", "CTranslate2", {"precision": "float32"}),
     "CTranslate2 int8": ("ctranslate2_peer", "CTranslate2", {"precision": "int8"}),
 }
-OWN_WEIGHTS = {"BART"}  # its architecture cannot hold the weights of the others
+OWN_WEIGHTS = {"BART", "eole"}  # their architectures cannot hold the weights of the others
 REDUCED = {name for name in PEERS if name.endswith((" bf16", " int8"))}  # their tokens may differ
 
 

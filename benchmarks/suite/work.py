@@ -144,7 +144,7 @@ class Row:
     reference: str = "MarianMT"  # all ratios are to it
 
 
-TRAINERS = ("ours", "MarianMT", "BART", "torch.nn")
+TRAINERS = ("ours", "MarianMT", "BART", "torch.nn", "eole")
 DECODERS = ("ours", "ours bf16", "ours int8", "MarianMT", "BART", "CTranslate2 fp32", "CTranslate2 int8")
 
 

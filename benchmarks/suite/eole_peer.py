@@ -52,9 +52,11 @@ class Eole(TorchPeer):
             compute_dtype=torch.float32,
         )
         model = EncoderDecoderModel.build_blocks(config, vocabularies, settings)
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():  # some of them are uninitialised memory
             if weight.dim() > 1:
                 nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.constant_(weight, float("norm" in name and name.endswith("weight")))
         return model
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -5,17 +5,11 @@ import copy
 import pytest
 import torch
 from tiny_models import padded_batch, random_model
-from tiny_training import build, pairs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.generation import paper_generation_config
 from vanilla_transformer.losses import TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
-from vanilla_transformer.training import (
-    Seq2SeqCollator,
-    VanillaTransformerTrainer,
-    VanillaTransformerTrainingArguments,
-)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -109,6 +103,15 @@ def test_linear_cross_entropy_equals_the_loss_of_its_logits(tokens):
 
 @pytest.mark.parametrize("precision", [{"bf16": True}, {"fp16": True}, {"bf16": True, "r_drop": 1.0}])
 def test_half_precision_learns(tmp_path, precision):
+    pytest.importorskip("datasets", reason="the trainer needs it")  # the other tests run without it
+    from tiny_training import build, pairs
+
+    from vanilla_transformer.training import (
+        Seq2SeqCollator,
+        VanillaTransformerTrainer,
+        VanillaTransformerTrainingArguments,
+    )
+
     args = VanillaTransformerTrainingArguments(
         str(tmp_path),
         max_steps=200,

@@ -112,7 +112,7 @@ def test_prepared_products(rows, precision, tolerance, shape):
     torch.manual_seed(0)
     weight, bias, states = torch.randn(shape), torch.randn(shape[0]), torch.randn(rows, shape[1])
     expected = F.linear(states, weight, bias)
-    output = prepare(weight, bias, precision)(states.bfloat16() if precision == "bf16" else states).float()
+    output = prepare(weight, bias, precision)(states)
     assert (output - expected).norm() < tolerance * expected.norm()
     without_bias = prepare(weight, None, precision)(
         states.bfloat16() if precision == "bf16" else states

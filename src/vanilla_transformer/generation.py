@@ -22,7 +22,16 @@ from .decoding import Decoding, StaticDecoding, is_static
 from .layers import own_cache
 from .plain_steps import PlainSteps, attention_to_source, needs_own_forward, select_rows, step_outputs
 from .prepared import PRECISIONS, prepared_decoder, why_not_prepared
-from .searches import EndAtLimit, Settings, needs_all_rows, output_limits, start_search, uses_own_search
+from .searches import (
+    EndAtLimit,
+    Settings,
+    needs_all_rows,
+    output_limits,
+    see_rows,
+    start_search,
+    uses_own_search,
+    with_own_processors,
+)
 
 logger = logging.get_logger(__name__)
 SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
@@ -184,6 +193,8 @@ class PaperGenerationMixin(GenerationMixin):
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )
+        if reason is None:
+            logits_processor = with_own_processors(logits_processor)
         static = reason is None and is_static(input_ids.device)
         keep_rows = static or needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs)
         if not keep_rows:  # `generate` has repeated each sentence num_beams times
@@ -273,11 +284,9 @@ class PaperGenerationMixin(GenerationMixin):
             )
         # A row that has ended leaves the batch, unless something counts its rows or draws numbers for them.
         has_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
-        static, only_limits = (
-            is_static(input_ids.device),
-            all(isinstance(p, EndAtLimit) for p in logits_processor),
-        )
-        drop_ended = has_end and only_limits and not (static or settings.do_sample)
+        logits_processor = with_own_processors(logits_processor)
+        static = is_static(input_ids.device)
+        drop_ended = has_end and not (static or settings.do_sample or see_rows(logits_processor))
         check_every = CHECK_EVERY if static and streamer is None and has_end else 1
         tokens, live = input_ids, torch.arange(len(input_ids), device=input_ids.device)
         unfinished = torch.ones_like(live, dtype=torch.bool)

@@ -40,11 +40,12 @@ class PreparedDecoder:
             linears = [*(part for part in layers[0].modules() if isinstance(part, nn.Linear)), model.lm_head]
             precision = fastest_precision({(part.out_features, part.in_features) for part in linears})
         self.precision = precision
-        self.dtype = FORMATS.get(precision, torch.float32)  # of the vectors between products
+        self.device = model.lm_head.weight.device
+        # Of the vectors between products: see `prepare`.
+        self.dtype = FORMATS["fp32" if self.device.type == "cpu" else precision]
         self.width, self.heads = config.hidden_size, config.num_attention_heads
         self.head_dim, self.value_dim = config.head_dim, config.value_dim
         self.embeddings = decoder.embed_tokens.weight.detach()
-        self.device = self.embeddings.device
         self.learned = isinstance(decoder.embed_positions, LearnedPositions)
         self.positions = decoder.embed_positions.weight.detach() if self.learned else self._sinusoids(256)
         self.static: dict[tuple, Any] = {}  # `StaticDecoding` by size, with its graphs

@@ -114,17 +114,20 @@ class Linear(nn.Linear):
 def prepare(weight: torch.Tensor, bias: torch.Tensor | None, precision: str) -> Product:
     """A product with this weight `(out, in)` that is fast for few rows.
 
+    On a CPU it takes and returns float32: other work than products is slow there in other formats.
+
     Args:
-        precision: "fp32", "bf16" or "fp16" is the format of weight, inputs and outputs. "int8" is that of the
-            weight, with a scale for each output, and of the inputs, with one scale; outputs are float32.
+        precision: "fp32", "bf16" or "fp16", of weight and inputs; "int8", with a scale for each output of the
+            weight, and one for the inputs.
     """
     if precision == "int8":
         return int8_product(weight, bias)
     dtype = FORMATS[precision]
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    if weight.device.type == "cpu" and dtype != torch.float16:
-        return packed_product(weight, bias)
-    return lambda states: F.linear(states, weight, bias)
+    if weight.device.type != "cpu":
+        return lambda states: F.linear(states, weight, bias)
+    multiply = packed_product(weight, bias)
+    return multiply if dtype == torch.float32 else lambda states: multiply(states.to(dtype)).float()
 
 
 def packed_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
@@ -132,7 +135,7 @@ def packed_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
         onednn_product(weight[:1], packed, bias)
-    except (AttributeError, RuntimeError):  # a build of torch without these operators
+    except (AttributeError, RuntimeError):  # this build of torch, or this format, has no such operator
         return lambda states: F.linear(states, weight, bias)
     if weight.numel() > SMALL:
         return lambda states: onednn_product(states, packed, bias)
@@ -162,9 +165,8 @@ def fastest_precision(shapes: set[tuple[int, int]], rows: int = 64) -> str:
     """The precision whose products with weights of these shapes `(out, in)` take the least time; measured."""
     taken = dict.fromkeys(("fp32", "bf16", "int8"), 0.0)
     for precision in taken:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         for shape in shapes:
-            states = torch.randn(rows, shape[1], dtype=dtype)
+            states = torch.randn(rows, shape[1])
             try:
                 multiply = prepare(torch.randn(shape), None, precision)
                 taken[precision] += seconds(lambda: multiply(states), tries=3)  # noqa: B023

@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from transformers import LogitsProcessor
-from transformers.generation import LogitsProcessorList
+from transformers.generation import (
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+)
 
-from .beam_search import BeamSearch, TransformersBeamSearch, allow_only
+from .beam_search import IMPOSSIBLE, BeamSearch, TransformersBeamSearch, allow_only
 
 Settings = Any  # a GenerationConfig that also has length_penalty_type, coverage_penalty and max_extra_tokens
 
@@ -29,7 +33,7 @@ def needs_all_rows(
     cache = model_kwargs.get("past_key_values")
     return (
         settings.return_dict_in_generate
-        or len(processors) > 0
+        or not all(isinstance(processor, EndNotBefore) for processor in processors)
         or synced_gpus
         or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
     )
@@ -76,6 +80,42 @@ def output_limits(extra: int, prompts: torch.Tensor, model_kwargs: dict[str, Any
             source = model_kwargs["encoder_outputs"][0]
         lengths = torch.tensor([source.shape[1]], device=prompts.device)
     return (lengths + extra).clamp(min=1)
+
+
+class EndNotBefore(LogitsProcessor):
+    """Forbids the end tokens in outputs shorter than this, prompt included; it changes the scores in place.
+
+    transformers' own processors for this copy all scores.
+    """
+
+    def __init__(self, length: int, end: torch.Tensor):
+        self.length, self.end = length, end
+
+    def of_rows(self, rows: torch.Tensor) -> "EndNotBefore":
+        return self
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] < self.length:
+            scores[:, self.end] = IMPOSSIBLE
+        return scores
+
+
+def with_own_processors(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """The processors, of which those that forbid the end are `EndNotBefore`."""
+    own: list[LogitsProcessor] = []
+    for processor in processors:
+        if type(processor) is MinLengthLogitsProcessor:
+            processor = EndNotBefore(processor.min_length, processor.eos_token_id)
+        elif type(processor) is MinNewTokensLengthLogitsProcessor:
+            length = processor.prompt_length_to_skip + processor.min_new_tokens
+            processor = EndNotBefore(length, processor.eos_token_id)
+        own.append(processor)
+    return LogitsProcessorList(own)
+
+
+def see_rows(processors: LogitsProcessorList) -> bool:
+    """Whether a processor may look at row numbers, and cannot change with the rows (`of_rows`)."""
+    return not all(isinstance(processor, EndAtLimit | EndNotBefore) for processor in processors)
 
 
 class EndAtLimit(LogitsProcessor):

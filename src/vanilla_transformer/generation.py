@@ -20,7 +20,14 @@ from transformers.utils import logging
 from .config_checks import check_generation_settings
 from .decoding import Decoding, StaticDecoding, is_static
 from .layers import own_cache
-from .plain_steps import PlainSteps, attention_to_source, needs_own_forward, select_rows, step_outputs
+from .plain_steps import (
+    PlainSteps,
+    attention_to_source,
+    needs_own_forward,
+    select_rows,
+    step_outputs,
+    without_padding,
+)
 from .prepared import PRECISIONS, prepared_decoder, why_not_prepared
 from .searches import (
     EndAtLimit,
@@ -131,6 +138,20 @@ class PaperGenerationMixin(GenerationMixin):
             generation_config.max_new_tokens = generation_config.max_length - input_ids_length
         generation_config.max_length = min(generation_config.max_length, longest)
         return generation_config
+
+    def _prepare_text_encoder_decoder_kwargs_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Lets the encoder skip padding."""
+        prepare = super()._prepare_text_encoder_decoder_kwargs_for_generation
+        return without_padding(prepare, inputs_tensor, model_kwargs, *args, **kwargs)
+
+    def _prepare_encoder_decoder_kwargs_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The same, in transformers 5.17."""
+        prepare = super()._prepare_encoder_decoder_kwargs_for_generation
+        return without_padding(prepare, inputs_tensor, model_kwargs, *args, **kwargs)
 
     def _prepare_cache_for_generation(
         self,

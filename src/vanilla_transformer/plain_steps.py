@@ -1,10 +1,12 @@
 """The steps of a search by the model's own forward pass: for what `Decoding` lacks, and its reference."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .layers import own_cache
+from .packing import Packing
 from .searches import Settings
 
 
@@ -103,3 +105,20 @@ def needs_own_forward(
     if synced_gpus:
         return "synced_gpus=True"
     return f"the argument {others[0]}" if others else None
+
+
+def without_padding(
+    prepare: Callable[..., dict[str, Any]],
+    inputs: torch.Tensor,
+    model_kwargs: dict[str, Any],
+    *args: Any,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Runs the encoder by `prepare`, on the real tokens alone if a CPU saves time so."""
+    mask = model_kwargs.get("attention_mask")
+    if inputs.device.type != "cpu" or mask is None or mask.dim() != 2 or mask.float().mean() > 0.9:
+        return prepare(inputs, model_kwargs, *args, **kwargs)
+    packed = {**model_kwargs, "packing": Packing(mask, padded_output=True)}
+    model_kwargs = prepare(inputs, packed, *args, **kwargs)
+    del model_kwargs["packing"]
+    return model_kwargs

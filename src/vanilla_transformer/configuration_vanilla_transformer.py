@@ -30,6 +30,8 @@ class LayersConfig(PreTrainedConfig):
         norm_type: "layer", as in the paper, or "batch", with the statistics of the batch's real tokens.
         activation: of the feed-forward network; any name in `transformers.activations.ACT2FN`.
         layer_norm_eps: normalisation adds it to the variance.
+        final_norm: whether a stack ends with one more norm; None for pre-norm alone, which needs it. The
+            stacks of `torch.nn.Transformer` always do.
     """
 
     attribute_map = {
@@ -58,6 +60,7 @@ class LayersConfig(PreTrainedConfig):
     norm_type: Literal["layer", "batch"] = "layer"
     activation: str = "relu"
     layer_norm_eps: float = 1e-5
+    final_norm: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if "num_hidden_layers" in kwargs:
@@ -183,10 +186,14 @@ class VanillaTransformerConfig(LayersConfig):
 
     Args:
         vocab_size: number of words, shared by source, target and output.
+        target_vocab_size: number of words of target and output, if they have a vocabulary of their own;
+            `vocab_size` is then that of the source.
         position_embedding_type: "sinusoidal" (section 3.5), or "learned" (Table 3, row E).
         max_position_embeddings: number of learned positions. Sinusoids have no last position; with them this
             is the intended maximum length of an input.
-        tie_word_embeddings: one matrix for source, target and output (section 3.4), or three.
+        tie_word_embeddings: one matrix for source, target and output (section 3.4), or three. With
+            `target_vocab_size` the source has its own matrix in any case.
+        output_bias: whether a bias is added to the logits, as in Marian.
         pair_rows: number of vectors for pairs of neighbouring tokens, which text classification adds to the
             vectors of the tokens; 0 for none.
         pooling: the vector that text classification projects to labels: the "mean" over all tokens, or the
@@ -217,9 +224,11 @@ class VanillaTransformerConfig(LayersConfig):
     }
 
     vocab_size: int = 37000
+    target_vocab_size: int | None = None
     position_embedding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
+    output_bias: bool = False
     pair_rows: int = 0
     pooling: Literal["mean", "class_token"] = "mean"
     word_dropout: float | int = 0.0
@@ -229,6 +238,16 @@ class VanillaTransformerConfig(LayersConfig):
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = 0
 
+    @property
+    def output_vocab_size(self) -> int:
+        """The number of words that the output can have."""
+        return self.vocab_size if self.target_vocab_size is None else self.target_vocab_size
+
+    @property
+    def has_shared_embeddings(self) -> bool:
+        """Whether source, target and output have one matrix."""
+        return self.tie_word_embeddings and self.target_vocab_size is None
+
     def with_only(self, stack: Literal["encoder", "decoder"]) -> Self:
         """A copy without the other stack; raises ValueError if this stack has no layers."""
         if not getattr(self, f"{stack}_layers"):
@@ -236,21 +255,27 @@ class VanillaTransformerConfig(LayersConfig):
         config = copy.deepcopy(self)
         setattr(config, "encoder_layers" if stack == "decoder" else "decoder_layers", 0)
         config.is_encoder_decoder = False
+        if stack == "decoder":
+            config.vocab_size = config.output_vocab_size
         return config
 
     def weight_counts(self) -> dict[str, int]:
         width, stacks = self.hidden_size, bool(self.encoder_layers) + bool(self.decoder_layers)
-        matrices = 1 if self.tie_word_embeddings else stacks + 1
+        source = 0 if self.has_shared_embeddings else bool(self.encoder_layers)  # matrices
+        target = 1 if self.tie_word_embeddings else 1 + bool(self.decoder_layers)
+        words = self.output_vocab_size
         learned = self.position_embedding_type == "learned"
         positions = f"max_position_embeddings={self.max_position_embeddings}"
         return super().weight_counts() | {
-            f"vocab_size={self.vocab_size}": width * self.vocab_size * matrices,
+            f"vocab_size={self.vocab_size}": width * (self.vocab_size * source + words * target),
             positions: width * self.max_position_embeddings * stacks * learned,
             f"pair_rows={self.pair_rows}": width * self.pair_rows,
         }
 
     def validate_words(self) -> None:
         require_positive(self, "vocab_size", "max_position_embeddings")
+        if self.target_vocab_size is not None:
+            require_positive(self, "target_vocab_size")
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} must be even for sinusoidal positions")
         if self.pair_rows < 0:

@@ -1,6 +1,7 @@
 """Embeddings of words, image patches and positions (sections 3.4 and 3.5)."""
 
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .products import Linear
+from .losses import IGNORE_INDEX
 
 
 def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:
@@ -91,6 +93,14 @@ def positions_of_tokens(
         return positions
     padding = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)  # (batch, 1), on the left
     return (positions - padding).clamp(min=0)
+
+
+def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch.Tensor:
+    """The decoder's input for these labels: the start token, then all labels but the last (figure 1)."""
+    start_id, pad_id = cast("tuple[int, int]", (config.decoder_start_token_id, config.pad_token_id))
+    start = labels.new_full((labels.shape[0], 1), start_id)
+    shifted = torch.cat((start, labels[:, :-1]), dim=1)
+    return shifted.masked_fill(shifted == IGNORE_INDEX, pad_id)
 
 
 class PatchEmbedding(nn.Module):

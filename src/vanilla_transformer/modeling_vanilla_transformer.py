@@ -2,7 +2,7 @@
 
 import copy
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .embeddings import TokenEmbedding, position_embedding, positions_of_tokens
+from .embeddings import TokenEmbedding, position_embedding, positions_of_tokens, shift_right
 from .generation import PaperGenerationMixin
 from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, projection_cross_entropy
 from .packing import NO_PACKING, Packing, up_to_last_label
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
     # transformers copies every file that is imported in this form into the folder of a saved model. With
     # this file too, the folder loads as every head.
     from .modeling_vanilla_transformer_encoder import EncoderHead  # noqa: F401
-
-
-def shift_right(labels: torch.Tensor, config: VanillaTransformerConfig) -> torch.Tensor:
-    """The decoder's input for these labels: the start token, then all labels but the last (figure 1)."""
-    start_id, pad_id = cast("tuple[int, int]", (config.decoder_start_token_id, config.pad_token_id))
-    start = labels.new_full((labels.shape[0], 1), start_id)
-    shifted = torch.cat((start, labels[:, :-1]), dim=1)
-    return shifted.masked_fill(shifted == IGNORE_INDEX, pad_id)
 
 
 def embed_inputs(
@@ -81,7 +73,7 @@ class TextDecoder(Decoder):
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        self.embed_tokens: nn.Module = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Module = TokenEmbedding(config.output_vocab_size, config.hidden_size)
         self.embed_positions = position_embedding(config)
         self.post_init()
 
@@ -125,27 +117,29 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        if config.tie_word_embeddings:
+        if config.has_shared_embeddings:
             # Any stack or head can load the matrix, because it is saved under this one name.
             self.shared: nn.Module = TokenEmbedding(config.vocab_size, config.hidden_size)
         self._tied_weights_keys: dict[str, str] = {}
         if config.encoder_layers:
             self.encoder = TextEncoder(config)
-            self._tied_weights_keys["encoder.embed_tokens.weight"] = "shared.weight"
         if config.decoder_layers:
             self.decoder = TextDecoder(config)
-            self._tied_weights_keys["decoder.embed_tokens.weight"] = "shared.weight"
+        if config.has_shared_embeddings:
+            stacks = [name for name in ("encoder", "decoder") if hasattr(self, name)]
+            self._tied_weights_keys = {f"{stack}.embed_tokens.weight": "shared.weight" for stack in stacks}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return (self.encoder if self.config.encoder_layers else self.decoder).embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        if self.config.tie_word_embeddings:
+        shared = self.config.has_shared_embeddings
+        if shared:
             self.shared = value
         if self.config.encoder_layers:
             self.encoder.embed_tokens = value
-        if self.config.decoder_layers and (self.config.tie_word_embeddings or not self.config.encoder_layers):
+        if self.config.decoder_layers and (shared or not self.config.encoder_layers):
             self.decoder.embed_tokens = value
 
     @can_return_tuple
@@ -198,7 +192,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             return encoded
 
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            if input_ids is None:
+            if input_ids is None or self.config.target_vocab_size is not None:
                 raise ValueError(f"{type(self).__name__} needs decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = shift_right(input_ids, self.config)
         decoded = self.decoder(
@@ -238,6 +232,13 @@ class LanguageModelHead:
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
     lm_head: nn.Linear
+
+    def add_projection(self, config: VanillaTransformerConfig) -> None:
+        words = config.output_vocab_size if config.decoder_layers else config.vocab_size
+        self.lm_head = Linear(config.hidden_size, words, bias=config.output_bias)
+        if config.target_vocab_size is not None:
+            stack = "decoder" if config.decoder_layers else "encoder"
+            self._tied_weights_keys = {"lm_head.weight": f"model.{stack}.embed_tokens.weight"}
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
@@ -292,7 +293,7 @@ class VanillaTransformerForConditionalGeneration(
             )
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.add_projection(config)
         self.post_init()
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
@@ -383,7 +384,7 @@ class VanillaTransformerForCausalLM(
         config = config.with_only("decoder")
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.add_projection(config)
         self.post_init()
 
     @can_return_tuple

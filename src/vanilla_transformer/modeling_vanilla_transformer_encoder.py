@@ -24,7 +24,6 @@ from .modeling_vanilla_transformer import (
     embed_inputs,
 )
 from .packing import NO_PACKING, Packing
-from .products import Linear
 
 
 class EncoderHead(VanillaTransformerPreTrainedModel):
@@ -44,7 +43,7 @@ class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        self.lm_head: nn.Linear = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.add_projection(self.config)
         self.post_init()
 
     @can_return_tuple

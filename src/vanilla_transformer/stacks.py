@@ -47,6 +47,11 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resizes the decoder's embeddings too, which transformers ignores when they are not tied."""
+        if isinstance(self.config, VanillaTransformerConfig) and self.config.target_vocab_size is not None:
+            raise ValueError(
+                "source and target have separate vocabularies (target_vocab_size="
+                f"{self.config.target_vocab_size}): one new size does not fit both"
+            )
         resized = super()._resize_token_embeddings(*args, **kwargs)
         if self.config.is_encoder_decoder and not self.config.tie_word_embeddings:
             decoder: Any = self.base_model.decoder
@@ -72,7 +77,8 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
 
 def final_norm(config: LayersConfig) -> nn.Module:
     """The norm after the last layer, which pre-norm stacks need; post-norm layers end with their own."""
-    return normalization(config) if config.norm_position == "pre" else nn.Identity()
+    is_needed = config.norm_position == "pre" if config.final_norm is None else config.final_norm
+    return normalization(config) if is_needed else nn.Identity()
 
 
 def attention_of_a_call(config: LayersConfig, kwargs: dict[str, Any]) -> tuple[LayersConfig, dict[str, Any]]:

@@ -1,0 +1,163 @@
+"""`import_model`: find the format, convert, check against the original, and save."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from ..configuration_vanilla_transformer import VanillaTransformerConfig
+from .checks import (
+    Report,
+    check_image_model,
+    check_translator,
+    compare_images,
+    compare_translations,
+)
+from .parts import Parts
+from .weights import ConversionError
+
+FORMATS = {  # name -> module and function
+    "marian": "marian.import_marian",
+    "fsmt": "fairseq.import_fsmt",
+    "fairseq": "fairseq.import_fairseq",
+    "joeynmt": "joeynmt.import_joeynmt",
+    "opennmt": "opennmt.import_opennmt",
+    "eole": "opennmt.import_eole",
+    "torch": "torch_nn.import_torch",
+    "vit": "vit.import_vit",
+    "timm": "vit.import_timm",
+}
+CHECKPOINTS = (".pt", ".ckpt", ".pth", ".safetensors")
+
+
+@dataclass
+class Imported:
+    """An imported model.
+
+    Args:
+        processor: its tokenizer or image processor, or None if the source has none that can be used here.
+        report: what the checks found; print it.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    report: Report
+
+
+def import_model(
+    source: str | PathLike,
+    output_dir: str | PathLike | None = None,
+    format: str = "auto",
+    check: bool = True,
+    **settings: Any,
+) -> Imported:
+    """Converts a model of another project to one of this package.
+
+    Args:
+        source: a folder, a file of weights, or a name on the Hub (for "marian", "fsmt", "vit" and "timm").
+        output_dir: where to save model and tokenizer; nothing is saved if None.
+        format: one of `FORMATS`; "auto" reads the files to find out.
+        check: compare with the original, where it can run here, and test the model alone.
+        settings: what the files do not say, such as `num_attention_heads=8` for a state dict of torch.
+
+    Raises:
+        ConversionError: the files cannot be read safely, or the results would not be those of the original.
+
+    Example:
+        >>> imported = import_model("Helsinki-NLP/opus-mt-en-de", "opus-en-de")
+        >>> print(imported.report)
+        >>> pipeline("translation", model="opus-en-de")("A dog sleeps.")
+    """
+    if format == "auto":
+        format = find_format(source)
+    elif format not in FORMATS:
+        raise ConversionError(f"format={format!r} is unknown: use 'auto' or one of {', '.join(FORMATS)}")
+    module, function = FORMATS[format].split(".")
+    convert = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    try:
+        parts: Parts = convert(source, **settings)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConversionError(f"{error}: the format {format} does not need this setting") from error
+    report = Report(str(source), format, parts.notes)
+    if check:
+        run_checks(report, parts)
+        if not report.passed:
+            raise ConversionError(f"the import is not exact, and nothing was saved:\n{report}")
+    if output_dir is not None:
+        parts.model.save_pretrained(output_dir)
+        if parts.processor is not None:
+            parts.processor.save_pretrained(output_dir)
+    return Imported(parts.model, parts.processor, report)
+
+
+def run_checks(report: Report, parts: Parts) -> None:
+    model = parts.model
+    translates = isinstance(model.config, VanillaTransformerConfig)
+    if translates:
+        check_translator(report, model)
+    else:
+        check_image_model(report, model)
+    if parts.original is not None:
+        (compare_translations if translates else compare_images)(report, model, parts.original)
+
+
+def find_format(source: str | PathLike) -> str:
+    """The format of these files; ConversionError if they are of none that is known."""
+    path = Path(source)
+    if path.is_file():
+        return format_of_checkpoint(path)
+    if found := format_of_config(read_config(source)):
+        return found
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in CHECKPOINTS)
+        if files:
+            return format_of_checkpoint(files[0])
+    raise ConversionError(
+        f"{source} holds no model of a known format; give format= one of {', '.join(FORMATS)}"
+    )
+
+
+def read_config(source: str | PathLike) -> Mapping[str, Any]:
+    """The entries of a folder's or Hub model's config.json; none if it has no such file."""
+    file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
+    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def format_of_config(config: Mapping[str, Any]) -> str | None:
+    kind = config.get("model_type")
+    if kind in ("marian", "fsmt", "vit"):
+        return kind
+    if "pretrained_cfg" in config and "architecture" in config:
+        return "timm"
+    if {"transforms", "model"} <= config.keys():
+        return "eole"
+    if kind:
+        raise ConversionError(f"a model of the type {kind!r} in transformers is not known here")
+    return None
+
+
+def format_of_checkpoint(path: Path) -> str:
+    from .reading import load_checkpoint
+
+    held = load_checkpoint(path)
+    keys = held.keys() if isinstance(held, Mapping) else set()
+    if "model_state" in keys:
+        return "joeynmt"
+    if {"model", "generator", "opt"} <= keys:
+        return "opennmt"
+    if "model" in keys and keys & {"args", "cfg"}:
+        return "fairseq"
+    names = held.get("state_dict", held).keys() if keys else set()
+    if any(name.endswith("decoder.layers.0.multihead_attn.in_proj_weight") for name in names):
+        return "torch"
+    if "blocks.0.attn.qkv.weight" in names:
+        return "timm"
+    raise ConversionError(f"{path} is of no known format; it holds {', '.join(sorted(map(str, keys))[:8])}")

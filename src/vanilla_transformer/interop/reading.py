@@ -1,0 +1,74 @@
+"""Checkpoints of other projects, read without running code from them."""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from .weights import ConversionError, Weights
+
+# Plain data, which these projects store beside weights. A class that is not here is never imported.
+ALLOWED: list[Any] = [argparse.Namespace]
+
+
+def load_checkpoint(path: str | PathLike) -> Any:
+    """The content of a file of PyTorch or safetensors, on the CPU.
+
+    Raises:
+        ConversionError: the file is no checkpoint, or it holds objects other than tensors and plain data.
+            They are named, and none of them is built.
+    """
+    if Path(path).suffix == ".safetensors":
+        return load_file(path)
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = unsafe_names(path)
+        named = f"objects of {', '.join(found)}" if found else "something else than weights"
+        raise ConversionError(
+            f"{path} holds {named}; loading them would run code of the file, so it is refused. Save the "
+            "weights alone with the program that wrote it"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ConversionError(f"{path} is no checkpoint of PyTorch: {error}") from error
+
+
+def unsafe_names(path: str | PathLike) -> list[str]:
+    """The names of the objects in a file that are not allowed, if the file's format can list them."""
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, ValueError, pickle.UnpicklingError):  # the format before PyTorch 1.6
+        return []
+
+
+def float_weights(held: Mapping[str, Any]) -> Weights:
+    """The tensors of a state dict, in float32."""
+    return {name: value.float() for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+
+def the_file(source: str | PathLike, *patterns: str) -> Path:
+    """The source itself if it is a file, else the only match of the first pattern that matches in the folder.
+
+    Raises:
+        ConversionError: no file matches, or several do.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    for pattern in patterns:
+        found = sorted(path.glob(pattern))
+        if len(found) > 1:
+            shown = ", ".join(file.name for file in found)
+            raise ConversionError(
+                f"{source} has several files {pattern}: {shown}; give the path of one of them"
+            )
+        if found:
+            return found[0]
+    raise ConversionError(f"{source} has no file {' or '.join(patterns)}")

@@ -70,7 +70,7 @@ def compare_translations(report: Report, model: Any, original: Any) -> None:
     start = torch.full_like(targets[:, :1], model.config.decoder_start_token_id)
     decoder_input_ids = torch.cat([start, targets], dim=1)
     logits = model(**batch, decoder_input_ids=decoder_input_ids).logits
-    found = difference(logits, original(**batch, decoder_input_ids=decoder_input_ids).logits)
+    found = difference(logits, original(**batch, decoder_input_ids=decoder_input_ids, use_cache=False).logits)
     report.add("logits equal the original's", found <= TOLERANCE, f"largest difference {found:.1e}")
     for beams, name in ((1, "greedy"), (4, "beam-4")):
         settings: dict[str, Any] = {"num_beams": beams, "max_length": 25, "do_sample": False}
@@ -92,7 +92,7 @@ def are_ties(
 
     Rounding decides between such words, so that a batch of another size can change them too.
     """
-    logits = original(**batch, decoder_input_ids=theirs[:, :-1]).logits
+    logits = original(**batch, decoder_input_ids=theirs[:, :-1], use_cache=False).logits
     first = (ours != theirs).int().argmax(dim=1).clamp(min=1)  # the start token is the same
     rows = torch.arange(len(ours))
     here = logits[rows, first - 1]

@@ -63,17 +63,14 @@ def plain_search(model, logits_of, num_beams: int, longest: int = 16) -> torch.T
             candidates.sort(key=lambda pair: -pair[0])
             live = []
             for rank, (score, tokens) in enumerate(candidates[: 2 * num_beams]):
-                if tokens[-1] == config.eos_token_id:
+                if tokens[-1] == config.eos_token_id or length == longest - 1:
                     if rank < num_beams:
                         done.append((score / length, tokens))
                 elif len(live) < num_beams:
                     live.append((score, tokens))
             done = sorted(done, key=lambda pair: -pair[0])[:num_beams]
-            if len(done) == num_beams and done[-1][0] >= live[0][0] / length:
+            if not live or (len(done) == num_beams and done[-1][0] >= live[0][0] / length):
                 break
-        done += (
-            [(score / (len(tokens) - 1), tokens) for score, tokens in live] if len(done) < num_beams else []
-        )
         results.append(max(done, key=lambda pair: pair[0])[1])
     width = max(map(len, results))
     return torch.tensor([tokens + [config.pad_token_id] * (width - len(tokens)) for tokens in results])

@@ -130,6 +130,8 @@ def import_eole(source: str | PathLike) -> Parts:
         normalize=embeddings.get("normalize"),
         embedding_type=embeddings.get("embedding_type", "standard") != "standard",
     )
+    scalars = {name: weights.pop(name) for name in list(weights) if name.endswith(".layer_scalar")}
+    refuse(folder, **{name: bool((scalar != 1).any()) for name, scalar in scalars.items()})
     matrices = [pop(weights, "src_emb.embeddings.weight", folder)]
     matrices.append(weights.pop("tgt_emb.embeddings.weight", matrices[0]))
     tables = {

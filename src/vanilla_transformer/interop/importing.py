@@ -151,7 +151,7 @@ def format_of_checkpoint(path: Path) -> str:
     keys = held.keys() if isinstance(held, Mapping) else set()
     if "model_state" in keys:
         return "joeynmt"
-    if {"model", "generator", "opt"} <= keys:
+    if {"opt", "vocab"} <= keys:
         return "opennmt"
     if "model" in keys and keys & {"args", "cfg"}:
         return "fairseq"

@@ -409,6 +409,7 @@ def generation_config(
     if not trained:
         if own:
             settings = paper_generation_config(model.config)
+            settings.bad_words_ids = model.generation_config.bad_words_ids  # of an imported model
         if not own or data.task == "summarization":
             own_limit = {"max_extra_tokens": None} if own else {"max_new_tokens": None}
             settings.update(**own_limit, max_length=data.max_target_length + 1)

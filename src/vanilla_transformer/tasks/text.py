@@ -67,7 +67,8 @@ class StartArguments:
         default=None,
         metadata={
             "help": "folder or Hub name of a model of this package to fine-tune, with its tokenizer, for "
-            "example one trained with language_modeling.py; random weights if not given"
+            "example one trained with language_modeling.py or imported with vanilla_transformer.interop; "
+            "random weights if not given"
         },
     )
 
@@ -101,6 +102,8 @@ def get_model(
     if "preset" in sizes:
         raise InputError("model.preset and pretrained both set the sizes of the model; remove one")
     with loading("pretrained", pretrained):
+        if getattr(AutoConfig.from_pretrained(pretrained), "decoder_start_token_id", None) is not None:
+            settings.pop("decoder_start_token_id", None)  # an imported model starts with its own token
         config = AutoConfig.from_pretrained(pretrained, **sizes, **settings)
         if getattr(config, "vocab_size", None) != len(tokenizer):
             held = f"a vocabulary of {getattr(config, 'vocab_size', 0):,} tokens"

@@ -6,9 +6,11 @@ import pytest
 import torch
 from imported_models import assert_same_first_loss, assert_same_logits, assert_same_search
 from torch import nn
+from transformers import AutoModelForSeq2SeqLM
 
 from vanilla_transformer.embeddings import sinusoids
 from vanilla_transformer.interop import ConversionError, import_model
+from vanilla_transformer.interop.__main__ import main
 
 WIDTH, WORDS, TARGET_WORDS = 32, 61, 47
 
@@ -160,3 +162,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         import_model(tmp_path / "model.pt")
     with pytest.raises(ConversionError, match="use 'auto' or one of"):
         import_model(tmp_path / "model.pt", format="sockeye")
+
+
+def test_the_command_saves_and_reports(tmp_path, capsys):
+    original = Tutorial().eval()
+    torch.save(original.state_dict(), tmp_path / "model.pt")
+    words = [str(tmp_path / "model.pt"), str(tmp_path / "ours"), "--check", "--set", "num_attention_heads=4"]
+    main(words)
+    printed = capsys.readouterr().out
+    assert "ok     cached decoding equals uncached" in printed and f"saved in {tmp_path}" in printed
+    assert_same_logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours"), original)
+    with pytest.raises(SystemExit, match="error: .*give num_attention_heads"):
+        main(words[:2])
+    with pytest.raises(SystemExit, match="does not need this setting"):
+        main([*words, "--set", "colour=blue", "--format", "opennmt"])

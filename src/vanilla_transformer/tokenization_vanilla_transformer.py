@@ -21,6 +21,7 @@ Half of a surrogate pair, which no UTF-8 text has, becomes U+FFFD.
 """
 
 import functools
+import itertools
 import json
 import re
 import warnings
@@ -62,6 +63,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = "Ġ"  # the space in the pieces of byte-level BPE
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+PRIVATE = 0xF0000  # the first of 131,000 characters without a meaning
 
 
 class VanillaTransformerTokenizer(TokenizersBackend):
@@ -165,6 +167,40 @@ class VanillaTransformerTokenizer(TokenizersBackend):
         if language is not None:
             self.init_kwargs["target_language"] = language
         self.update_post_processor()
+
+    def extend(
+        self, columns: Iterable[Iterable[str]], new_tokens: int = 1000, min_frequency: int = 2
+    ) -> dict[int, list[int]]:
+        """Learns more merges, and returns the ids of the old pieces of each new token.
+
+        A text without new tokens is encoded as before. `vanilla_transformer.interop.extend_vocabulary` also
+        grows the model.
+        """
+        vocab, merges = map(json.loads(self._tokenizer.to_str())["model"].get, ("vocab", "merges"))
+        pieces = sorted(vocab, key=vocab.get)
+        characters = {vocab[piece]: chr(PRIVATE + index) for index, piece in enumerate(pieces)}
+
+        def texts() -> Iterator[str]:  # one character for each piece, and spaces between words
+            for text in _texts(columns):
+                encoding: Any = self(text, add_special_tokens=False, verbose=False)[0]
+                for _, word in itertools.groupby(zip(encoding.word_ids, encoding.ids), lambda pair: pair[0]):
+                    yield "".join(characters.get(id, " ") for _, id in word)
+
+        trained, size, initial = Tokenizer(BPE()), len(pieces) + new_tokens, list(characters.values())
+        trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = BpeTrainer(
+            vocab_size=size, min_frequency=min_frequency, initial_alphabet=initial, show_progress=False
+        )
+        trained.train_from_iterator(texts(), trainer)
+        added: dict[int, list[int]] = {}
+        for pair in json.loads(trained.to_str())["model"]["merges"]:
+            old = [[pieces[ord(character) - PRIVATE] for character in side] for side in pair]
+            merges.append(["".join(side) for side in old])
+            if (token := "".join(merges[-1])) not in vocab:
+                vocab[token] = len(self) + len(added)
+                added[vocab[token]] = [vocab[piece] for side in old for piece in side]
+        self._tokenizer.model = BPE(vocab, list(map(tuple, merges)))
+        return added
 
     def readable_tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns each token as text, with the space before a word; a part of a character as `\\xc3`.

@@ -9,6 +9,7 @@ An importer maps weights onto the classes that exist. A conversion that would ch
 
 from .checks import Report
 from .importing import FORMATS, Imported, import_model
+from .vocabulary import extend_vocabulary
 from .weights import ConversionError
 
-__all__ = ["FORMATS", "ConversionError", "Imported", "Report", "import_model"]
+__all__ = ["FORMATS", "ConversionError", "Imported", "Report", "extend_vocabulary", "import_model"]

@@ -113,7 +113,7 @@ def import_fairseq(source: str | PathLike) -> Parts:
     }
     scale = 1.0 if settings.get("no_scale_embedding") else math.sqrt(width)
     output = target_words if output is None else output
-    model = translation_model(path, fields, weights, source_words, target_words, output, None, scale)
+    model = translation_model(path, fields, weights, [source_words, target_words, output], None, scale)
     model.generation_config = GenerationConfig(
         num_beams=5, length_penalty=1.0, max_length=min(200, longest), **ids(model.config)
     )
@@ -251,7 +251,7 @@ def import_fsmt(source: str | PathLike) -> Parts:
         **{name: getattr(config, name) for name in ("bos_token_id", "pad_token_id", "eos_token_id")},
     }
     scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
-    model = translation_model(source, fields, weights, *embeddings, None, scale)
+    model = translation_model(source, fields, weights, embeddings, None, scale)
     model.generation_config = original.generation_config
     notes, tokenizer = [POSITIONS_NOTE, *dropout_notes(config.to_dict())], None
     if cached_file(source, "merges.txt", _raise_exceptions_for_missing_entries=False):

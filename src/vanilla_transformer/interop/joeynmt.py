@@ -81,7 +81,7 @@ def import_joeynmt(source: str | PathLike) -> Parts:
     }
     scale = shared["hidden_size"] ** 0.5 if scales[0] else 1.0
     model = translation_model(
-        path, fields, layers, source_words, target_words, output, None, scale, half_split
+        path, fields, layers, [source_words, target_words, output], None, scale, half_split
     )
     testing = config.get("testing") or {}
     settings = paper_generation_config(model.config)  # JoeyNMT has the same length penalty

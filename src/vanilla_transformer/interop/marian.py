@@ -70,7 +70,7 @@ def import_marian(source: str | PathLike) -> Parts:
         source,
         fields,
         weights,
-        *embeddings,
+        embeddings,
         output_bias=pop(weights, "final_logits_bias", source),
         embedding_scale=config.d_model**0.5 if config.scale_embedding else 1.0,
         half_split_sinusoids=True,

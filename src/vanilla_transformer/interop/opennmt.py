@@ -184,9 +184,7 @@ def assemble(
         **position_fields,
         **ids,
     }
-    model = translation_model(
-        where, fields, layers, matrices[0], matrices[1], output, bias, width**0.5, half_split
-    )
+    model = translation_model(where, fields, layers, [*matrices, output], bias, width**0.5, half_split)
     model.generation_config = GenerationConfig(num_beams=5, length_penalty=1.0, max_length=250, **ids)
     return Parts(model, notes=[NO_TOKENIZER])
 

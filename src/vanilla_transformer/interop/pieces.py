@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import MarianTokenizer
 
@@ -35,7 +36,8 @@ def marian_tokenizer(
             entries = {word: index for index, word in enumerate(side)}
             file.write_text(json.dumps(entries), encoding="utf-8")
         separate = list(words[0]) != list(words[1])
-        return MarianTokenizer(
+        build: Any = MarianTokenizer
+        return build(
             *map(str, files),
             str(vocabularies[0]),
             str(vocabularies[1]) if separate else None,

@@ -107,7 +107,7 @@ def import_torch(
         fields["final_norm"] = None
     embedded = [weights[str(words[part])] for part in words]
     scale = width**0.5 if scale_embedding else 1.0
-    model = translation_model(path, fields, layers, *embedded, bias, scale, half_split)
+    model = translation_model(path, fields, layers, embedded, bias, scale, half_split)
     assumed = (
         f"taken from you, because a state dict does not say it: num_attention_heads={num_attention_heads}, "
         f"norm_position={norm_position!r}, activation={activation!r}, scale_embedding={scale_embedding}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,8 @@ TIMM_NAME = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+")
 def import_vit(source: str | PathLike) -> Parts:
     """A folder or Hub name of a ViT of transformers, with or without a classifier."""
     config: Any = ViTConfig.from_pretrained(source)
-    original: Any
-    original, loaded = ViTForImageClassification.from_pretrained(
-        source, dtype=torch.float32, output_loading_info=True
-    )
+    load: Any = ViTForImageClassification.from_pretrained
+    original, loaded = load(source, dtype=torch.float32, output_loading_info=True)
     if not isinstance(config.image_size, int) or not isinstance(config.patch_size, int):
         raise ConversionError(f"{source} has images or patches that are not square")
     weights = rename(original.state_dict(), HF_RULES)
@@ -72,7 +71,7 @@ def import_vit(source: str | PathLike) -> Parts:
     if has_classifier:
         fields |= {"id2label": config.id2label, "label2id": config.label2id}
     weights = with_biases(weights)
-    model = image_model(source, fields, weights, cls, positions, *patches, has_classifier=has_classifier)
+    model = image_model(source, fields, weights, cls, positions, patches, has_classifier=has_classifier)
     if has_classifier:
         original = original.eval()
         run = lambda pixels: original(pixels).logits  # noqa: E731
@@ -149,7 +148,7 @@ def import_timm(source: str | PathLike, num_attention_heads: int | None = None) 
         fields["id2label"] = dict(enumerate(labels))
         fields["label2id"] = {label: index for index, label in enumerate(labels)}
     model = image_model(
-        source, fields, layers, cls, positions, patches, patch_bias, has_classifier=has_classifier
+        source, fields, layers, cls, positions, [patches, patch_bias], has_classifier=has_classifier
     )
     shown = {name: details[name] for name in ("mean", "std", "interpolation", "crop_pct") if name in details}
     return Parts(model, notes=[f"images must be prepared as in timm: {shown}"] if shown else [])
@@ -161,8 +160,7 @@ def image_model(
     layers: Weights,
     cls: torch.Tensor,
     positions: torch.Tensor,
-    patches: torch.Tensor,
-    patch_bias: torch.Tensor,
+    embed_patches: Sequence[torch.Tensor],
     has_classifier: bool,
 ) -> VanillaTransformerForImageClassification | VanillaTransformerVisionModel:
     """An image model with these weights.
@@ -170,8 +168,9 @@ def image_model(
     Args:
         cls: the class token, `(1, width)`.
         positions: `(patches, width)`, or with the position of the class token first.
-        patches: the convolution that embeds patches, `(width, channels, height, width of a patch)`.
+        embed_patches: weight, `(width, channels, height, width of a patch)`, and bias of a convolution.
     """
+    patches, patch_bias = embed_patches
     width, channels, height, patch_size = patches.shape
     count = (fields["image_size"] // patch_size) ** 2
     if height != patch_size or len(positions) not in (count, count + 1):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -110,9 +110,7 @@ def translation_model(
     where: Any,
     fields: dict[str, Any],
     layers: Weights,
-    source: torch.Tensor,
-    target: torch.Tensor,
-    output: torch.Tensor,
+    words: Sequence[torch.Tensor],
     output_bias: torch.Tensor | None = None,
     embedding_scale: float = 1.0,
     half_split_sinusoids: bool = False,
@@ -123,11 +121,12 @@ def translation_model(
         where: the source, for errors.
         fields: of the configuration, other than those that follow from the weights.
         layers: all other weights, under the names of this package.
-        source, target, output: the embeddings and the output projection, `(words, width)`. Those that are
-            equal are tied.
+        words: the embeddings of source and target and the output projection, `(words, width)`. Those that
+            are equal are tied.
         embedding_scale: what the source multiplies embeddings by; here it is always √d_model.
         half_split_sinusoids: whether positions are Marian's; see `interleaved`.
     """
+    source, target, output = words
     width = source.shape[1]
     ties_output = output.shape == target.shape and torch.equal(output, target)
     ties_source = source.shape == target.shape and torch.equal(source, target)

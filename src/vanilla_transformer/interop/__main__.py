@@ -1,0 +1,47 @@
+"""python -m vanilla_transformer.interop SOURCE OUTPUT [--format FORMAT] [--check] [--set NAME=VALUE]"""
+
+import argparse
+import sys
+
+import yaml
+
+from . import FORMATS, ConversionError, import_model
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vanilla_transformer.interop",
+        description="Convert a model of another project, with its tokenizer, to a folder of this package.",
+    )
+    parser.add_argument("source", help="folder, file of weights, or name on the Hub")
+    parser.add_argument("output", nargs="?", help="folder to save in; without it the model is only checked")
+    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="%(default)s reads the files")
+    parser.add_argument("--check", action="store_true", help="print the report of the checks")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the files do not say, such as --set num_attention_heads=8",
+    )
+    given = parser.parse_args(words)
+    settings = {}
+    for setting in given.set:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            parser.error(f"--set {setting}: write it as NAME=VALUE")
+        settings[name] = yaml.safe_load(value)
+    try:
+        imported = import_model(given.source, given.output, given.format, **settings)
+    except (ConversionError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    if given.check or given.output is None:
+        print(imported.report)
+    else:
+        print("".join(f"note: {note}\n" for note in imported.report.notes), end="")
+    if given.output is not None:
+        print(f"saved in {given.output}")
+
+
+if __name__ == "__main__":
+    main()

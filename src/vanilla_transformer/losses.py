@@ -111,11 +111,10 @@ def linear_cross_entropy(
 
 
 def is_plain_projection(module: nn.Module) -> bool:
-    """Whether the module does nothing but `states @ weight.T`: no adapter, hook, bias or parametrization."""
+    """Whether the module does nothing but `states @ weight.T + bias`: no adapter, hook or parametrization."""
     return (
         type(module) in (nn.Linear, Linear)
         and type(module.weight) is nn.Parameter
-        and module.bias is None
         and "forward" not in vars(module)  # accelerate wraps it
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
@@ -131,7 +130,10 @@ def projection_cross_entropy(
 ) -> torch.Tensor:
     """`linear_cross_entropy` of a plain projection; any other one is called, so that its parts learn."""
     if is_plain_projection(project):
-        weight = cast("torch.Tensor", project.weight)
+        weight, bias = cast("tuple[torch.Tensor, torch.Tensor | None]", (project.weight, project.bias))
+        if bias is not None:  # one more column, whose input is 1; widths of a multiple of 8 are fast
+            states, weight = F.pad(states, (0, 8), value=1.0), torch.cat([weight, bias[:, None]], dim=1)
+            weight = F.pad(weight, (0, 7))
         return linear_cross_entropy(states, weight, labels, training_loss, num_items_in_batch)
     real = labels != IGNORE_INDEX
     states, labels = states[real], labels[real]

@@ -15,7 +15,9 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("source", help="folder, file of weights, or name on the Hub")
     parser.add_argument("output", nargs="?", help="folder to save in; without it the model is only checked")
-    parser.add_argument("--format", default="auto", choices=["auto", *FORMATS], help="%(default)s reads the files")
+    parser.add_argument(
+        "--format", default="auto", choices=["auto", *FORMATS], help="%(default)s reads the files"
+    )
     parser.add_argument("--check", action="store_true", help="print the report of the checks")
     parser.add_argument(
         "--set",

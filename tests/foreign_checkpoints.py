@@ -22,8 +22,21 @@ LAYERS = {"encoder": 2, "decoder": 3}
 class Reference(nn.Module):
     """An encoder-decoder; `positions` is `(longest, width)`."""
 
-    def __init__(self, positions, *, pre, tied, eps, target_words=WORDS, scale=True, bias=True, output_bias):
+    def __init__(
+        self,
+        positions,
+        *,
+        pre,
+        tied,
+        eps,
+        words=WORDS,
+        target_words=None,
+        scale=True,
+        bias=True,
+        output_bias,
+    ):
         super().__init__()
+        target_words = target_words or words
         torch.manual_seed(0)
         self.positions, self.scale = positions, math.sqrt(WIDTH) if scale else 1.0
         self.transformer = nn.Transformer(
@@ -37,7 +50,7 @@ class Reference(nn.Module):
         )
         if not pre:
             self.transformer.encoder.norm = self.transformer.decoder.norm = None
-        self.source = nn.Embedding(WORDS, WIDTH)
+        self.source = nn.Embedding(words, WIDTH)
         self.target = nn.Embedding(target_words, WIDTH)
         self.output = nn.Linear(WIDTH, target_words, bias=output_bias)
         with torch.no_grad():
@@ -103,10 +116,19 @@ def fairseq_positions(longest):
     return torch.cat([angles.sin(), angles.cos()], dim=1)[2:]
 
 
-def write_fairseq(folder, *, pre=False, tied="all", target_words=WORDS, learned=False, new=False, **changes):
+def write_fairseq(
+    folder, *, pre=False, tied="all", words=WORDS, target_words=None, learned=False, new=False, **changes
+):
     table = torch.randn(40, WIDTH) if learned else fairseq_positions(40)
     model = Reference(
-        table, pre=pre, tied=tied, eps=1e-5, target_words=target_words, output_bias=False, scale=not learned
+        table,
+        pre=pre,
+        tied=tied,
+        eps=1e-5,
+        words=words,
+        target_words=target_words,
+        output_bias=False,
+        scale=not learned,
     )
     weights = renamed(
         model.layers("{part}_proj"),
@@ -154,12 +176,13 @@ def write_fairseq(folder, *, pre=False, tied="all", target_words=WORDS, learned=
     return model
 
 
-def write_joeynmt(folder, *, pre=True, tied="all", target_words=WORDS, scale=True, **changes):
+def write_joeynmt(folder, *, pre=True, tied="all", words=WORDS, target_words=None, scale=True, **changes):
     model = Reference(
         sinusoids(torch.arange(50), WIDTH),
         pre=pre,
         tied=tied,
         eps=1e-6,
+        words=words,
         target_words=target_words,
         scale=scale,
         output_bias=False,

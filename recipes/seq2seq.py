@@ -33,12 +33,14 @@ def main(model_settings, data, start, decoding, args):
         if data.streaming and args.do_train:
             splits["train"] = tasks.shuffle_files(splits["train"], args.seed)
         train, columns = splits.get("train"), ["source", "target"]
-        stored = checkpoint or start.pretrained
+        stored = start.pretrained if data.extend_vocabulary else checkpoint or start.pretrained
         tokenizer = tasks.get_tokenizer(data, train, columns, args, stored, data.max_source_length)
 
     # Model
     begins = {"decoder_start_token_id": tokenizer.bos_token_id}
     model = tasks.get_model(AutoModelForSeq2SeqLM, model_settings, tokenizer, start.pretrained, **begins)
+    if data.extend_vocabulary and args.do_train:
+        tasks.extend_vocabulary(model, tokenizer, data, train, columns, data.extend_vocabulary)
     model.generation_config = seq2seq.generation_config(model, data, decoding, trained=not args.do_train)
     if not args.do_train:
         seq2seq.score_as_trained(data, model, tokenizer.model_max_length)

@@ -10,12 +10,13 @@ with extra("train,metrics"):
     from .running import run, start
     from .settings import InputError, parse
     from .sources import shuffle_files
-    from .text import StartArguments, get_model, get_tokenizer
+    from .text import StartArguments, extend_vocabulary, get_model, get_tokenizer
 
 __all__ = [
     "InputError",
     "StartArguments",
     "described",
+    "extend_vocabulary",
     "finish",
     "get_model",
     "get_tokenizer",

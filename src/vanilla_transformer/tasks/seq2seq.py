@@ -81,6 +81,13 @@ class Seq2SeqArguments(TextArguments):
             "skipping pairs; for documents, whose first sentences matter most"
         },
     )
+    extend_vocabulary: int = field(
+        default=0,
+        metadata={
+            "help": "with pretrained: number of new tokens to learn from the training texts; their vectors "
+            "start as the mean of those of the old pieces"
+        },
+    )
     bleu_tokenize: str | None = field(
         default=None,
         metadata={

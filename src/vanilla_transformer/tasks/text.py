@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from ..configuration_vanilla_transformer import VanillaTransformerConfig
+from ..interop import vocabulary
 from ..tokenization_vanilla_transformer import VanillaTransformerTokenizer
 from .settings import InputError
 from .sources import Rows, SourceArguments, first_rows
@@ -203,6 +204,29 @@ def get_tokenizer(
             len(tokenizer),
         )
     return tokenizer
+
+
+def extend_vocabulary(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TextArguments,
+    rows: Rows,
+    columns: Iterable[str],
+    new_tokens: int,
+) -> None:
+    """Learn new tokens from these columns of the rows, for a tokenizer and model that were loaded.
+
+    Raises:
+        InputError: the tokenizer cannot learn, or source and target have separate vocabularies.
+    """
+    if new_tokens < 0:
+        raise InputError(f"extend_vocabulary={new_tokens} must not be negative")
+    texts = text_columns(rows, columns, data.max_tokenizer_samples)
+    try:
+        added = vocabulary.extend_vocabulary(model, tokenizer, texts, new_tokens)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"extend_vocabulary={new_tokens}: {error}") from error
+    logger.info("the vocabulary has %d new tokens, %d in all", added, len(tokenizer))
 
 
 def text_columns(rows: Rows, columns: Iterable[str], limit: int | None = None) -> list[Iterator[str]]:

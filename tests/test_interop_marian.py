@@ -1,5 +1,8 @@
 """An imported Marian model gives the original's numbers and texts, with its own tokenizer."""
 
+import json
+import sys
+
 import pytest
 import torch
 from imported_models import assert_same_first_loss, assert_same_logits, assert_same_output
@@ -159,3 +162,46 @@ def test_pipelines_give_the_originals_texts(folders, task):
 
 def test_the_original_class_is_not_changed(folders):
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained(folders[1]), MarianMTModel)
+
+
+def test_a_folder_as_on_the_hub(tmp_path):
+    """OPUS-MT's config.json has settings of Marian and of the search; weights are a half-precision pickle."""
+    original = write_marian(tmp_path / "opus", with_tokenizer=False)
+    folder, pad = tmp_path / "opus", original.config.pad_token_id
+    (folder / "model.safetensors").unlink()
+    torch.save(original.half().state_dict(), folder / "pytorch_model.bin")
+    (folder / "generation_config.json").unlink()
+    entries = json.loads((folder / "config.json").read_text())
+    entries |= {
+        "static_position_embeddings": True,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "normalize_before": False,
+        "normalize_embedding": False,
+        "extra_pos_embeddings": pad + 1,
+        "classif_dropout": 0.0,
+        "num_beams": 6,
+        "bad_words_ids": [[pad]],
+        "max_length": 40,
+        "_name_or_path": "/tmp/Helsinki-NLP/opus-mt-en-de",
+    }
+    (folder / "config.json").write_text(json.dumps(entries))
+    imported = import_model(folder, tmp_path / "ours")
+    settings = imported.model.generation_config
+    assert (settings.num_beams, settings.max_length, settings.bad_words_ids) == (6, 40, [[pad]])
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours")
+    assert loaded.dtype == torch.float32 and loaded.generation_config.bad_words_ids == [[pad]]
+    assert "half precision" in imported.report.notes[0]
+    theirs = MarianMTModel.from_pretrained(folder, dtype=torch.float32).eval()
+    for stack in (theirs.model.encoder, theirs.model.decoder):
+        stack.embed_positions.weight.data = stack.embed_positions.create_weight()
+    assert_same_logits(loaded, marian_logits(theirs))
+    assert_same_output(loaded, theirs, num_beams=6)
+
+
+def test_a_tokenizer_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    write_marian(tmp_path / "opus", with_tokenizer=False)
+    (tmp_path / "opus" / "source.spm").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match=r"sentencepiece is missing: install the extra \[interop\]"):
+        import_model(tmp_path / "opus")

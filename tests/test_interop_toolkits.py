@@ -1,6 +1,8 @@
 """Checkpoints of fairseq, JoeyNMT, OpenNMT-py and eole give the numbers of a reference with their weights."""
 
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -192,3 +194,18 @@ def test_two_checkpoints_are_a_question(tmp_path):
     with pytest.raises(ConversionError, match="give the path of one of them"):
         import_model(tmp_path / "foreign")
     assert import_model(tmp_path / "foreign" / "model_2.pt").report.format == "opennmt"
+
+
+def test_meters_of_old_fairseq_checkpoints_are_not_imported(tmp_path, monkeypatch):
+    reference = write_fairseq(tmp_path / "fairseq")
+    file = tmp_path / "fairseq" / "checkpoint_best.pt"
+    held = torch.load(file, weights_only=False)
+    module = types.ModuleType("fairseq.meters")
+    module.AverageMeter = type("AverageMeter", (), {"__module__": "fairseq.meters"})
+    meter = module.AverageMeter()
+    meter.avg = 3.0
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fairseq", types.ModuleType("fairseq"))
+        patch.setitem(sys.modules, "fairseq.meters", module)
+        torch.save(held | {"extra_state": {"train_meters": {"train_loss": meter}}}, file)
+    assert_same_logits(import_model(tmp_path / "fairseq").model, reference)

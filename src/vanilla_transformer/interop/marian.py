@@ -12,6 +12,7 @@ from .parts import Parts
 from .weights import (
     FAIRSEQ_NAMES,
     ConversionError,
+    half_split_sinusoids,
     has_half_split_sinusoids,
     pop,
     refuse,
@@ -40,10 +41,15 @@ def import_marian(source: str | PathLike) -> Parts:
     )
     original: Any = MarianMTModel.from_pretrained(source, dtype=torch.float32).eval()
     weights = rename(original.state_dict(), FAIRSEQ_NAMES)
+    notes = []
     for stack in ("encoder", "decoder"):
         table = pop(weights, f"model.{stack}.embed_positions.weight", source)
         if not has_half_split_sinusoids(table):
             raise ConversionError(f"{source} has learned positions in the {stack}; Marian's are sinusoids")
+        exact = half_split_sinusoids(*table.shape)
+        if (table - exact).abs().max() > 1e-5:
+            notes.append(f"the positions of the {stack} are stored in half precision; here they are exact")
+            getattr(original.model, stack).embed_positions.weight.data.copy_(exact)
     weights.pop("model.shared.weight", None)
     embeddings = [
         pop(weights, name, source)
@@ -73,10 +79,10 @@ def import_marian(source: str | PathLike) -> Parts:
         embeddings,
         output_bias=pop(weights, "final_logits_bias", source),
         embedding_scale=config.d_model**0.5 if config.scale_embedding else 1.0,
-        half_split_sinusoids=True,
+        has_half_split=True,
     )
     model.generation_config = original.generation_config  # with its search, banned words and lengths
-    notes = [
+    notes += [
         f"{name}={getattr(config, name)} is ignored: here training drops sublayer outputs and embeddings only"
         for name in ("attention_dropout", "activation_dropout")
         if getattr(config, name)

@@ -12,8 +12,19 @@ from safetensors.torch import load_file
 
 from .weights import ConversionError, Weights
 
-# Plain data, which these projects store beside weights. A class that is not here is never imported.
-ALLOWED: list[Any] = [argparse.Namespace]
+METER_NAMES = ("Average", "Time", "Stopwatch")
+
+
+class Inert:
+    """Stands for an object of a training run, which an import does not need; it holds nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What these projects store beside weights. A class that is not here is never imported.
+METERS = [f"fairseq.{module}.{name}Meter" for module in ("meters", "logging.meters") for name in METER_NAMES]
+ALLOWED: list[Any] = [argparse.Namespace, *((Inert, name) for name in METERS)]
 
 
 def load_checkpoint(path: str | PathLike) -> Any:

@@ -97,13 +97,18 @@ def interleaved(weights: Weights, width: int) -> Weights:
     return moved
 
 
+def half_split_sinusoids(positions: int, width: int) -> torch.Tensor:
+    """Marian's positions, `(positions, width)`: all sines, then all cosines."""
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (
+        torch.arange(0, width, 2, dtype=torch.float64) / width
+    )
+    return torch.cat((angles.sin(), angles.cos()), dim=1).float()
+
+
 def has_half_split_sinusoids(table: torch.Tensor) -> bool:
-    """Whether a table of positions `(positions, width)` is Marian's: all sines, then all cosines."""
-    positions, width = table.shape
-    steps = torch.arange(0, width, 2, dtype=torch.float64) / width
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] / 10000**steps
-    expected = torch.cat((angles.sin(), angles.cos()), dim=1)
-    return expected.shape == table.shape and bool((expected - table.double()).abs().max() < 1e-3)
+    """Whether a table of positions `(positions, width)` is Marian's, perhaps rounded to half precision."""
+    expected = half_split_sinusoids(*table.shape)
+    return expected.shape == table.shape and bool((expected - table).abs().max() < 1e-3)
 
 
 def translation_model(
@@ -113,7 +118,7 @@ def translation_model(
     words: Sequence[torch.Tensor],
     output_bias: torch.Tensor | None = None,
     embedding_scale: float = 1.0,
-    half_split_sinusoids: bool = False,
+    has_half_split: bool = False,
 ) -> VanillaTransformerForConditionalGeneration:
     """An encoder-decoder with these weights.
 
@@ -124,7 +129,7 @@ def translation_model(
         words: the embeddings of source and target and the output projection, `(words, width)`. Those that
             are equal are tied.
         embedding_scale: what the source multiplies embeddings by; here it is always √d_model.
-        half_split_sinusoids: whether positions are Marian's; see `interleaved`.
+        has_half_split: whether positions are Marian's; see `interleaved`.
     """
     source, target, output = words
     width = source.shape[1]
@@ -147,7 +152,7 @@ def translation_model(
         last = "model.decoder.norm" if "model.decoder.norm.weight" in weights else last
         for name in (f"{last}.weight", f"{last}.bias"):
             weights[name] = pop(weights, name, where) / factor
-    if half_split_sinusoids:
+    if has_half_split:
         weights = interleaved(weights, width)
     config = VanillaTransformerConfig(
         hidden_size=width,

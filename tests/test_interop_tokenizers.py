@@ -6,7 +6,7 @@ import pytest
 import yaml
 from foreign_checkpoints import write_fairseq, write_joeynmt
 from tiny_marian import texts, train_sentencepiece
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, FSMTConfig, FSMTForConditionalGeneration, pipeline
 
 from vanilla_transformer.interop import ConversionError, import_model
 
@@ -74,6 +74,19 @@ def test_bpe_of_fairseq(tmp_path):
         ids = tokenizer(" ".join(line))["input_ids"]
         assert tokenizer.decode(ids, skip_special_tokens=True) == " ".join(line)
     assert pipeline("translation", model=str(tmp_path / "ours"), device="cpu")("in the beginning")
+
+    # The same tokenizer in a folder of FSMT.
+    sizes = {"src_vocab_size": len(words), "tgt_vocab_size": len(words), "tie_word_embeddings": True}
+    layers = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 32}
+    layers |= {
+        f"{stack}_{name}": 2 for stack in ("encoder", "decoder") for name in ("ffn_dim", "attention_heads")
+    }
+    FSMTForConditionalGeneration(FSMTConfig(**sizes, **layers)).save_pretrained(tmp_path / "fsmt")
+    tokenizer.save_pretrained(tmp_path / "fsmt")
+    import_model(tmp_path / "fsmt", tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    lines = [" ".join(line) for line in tokens]
+    assert again(lines) == tokenizer(lines) and again.eos_token_id == 2
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["joint", "separate"])

@@ -129,6 +129,10 @@ def test_what_the_file_does_not_say_is_asked_for(tmp_path):
     torch.save(Tutorial().state_dict(), tmp_path / "model.pt")
     with pytest.raises(ConversionError, match="give num_attention_heads"):
         import_model(tmp_path / "model.pt")
+    with pytest.raises(ConversionError, match="no setting nhead"):
+        import_model(tmp_path / "model.pt", num_attention_heads=4, nhead=4)
+    model = import_model(tmp_path / "model.pt", num_attention_heads=4, pad_token_id=3, eos_token_id=5).model
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (3, 5)
 
 
 def test_parts_of_another_architecture_are_refused(tmp_path):
@@ -160,6 +164,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(ConversionError, match=r"model\.pt"):
         import_model(tmp_path / "model.pt")
+    with pytest.raises(ConversionError, match="there is no folder .*nowhere"):
+        import_model(tmp_path / "nowhere")
     with pytest.raises(ConversionError, match="use 'auto' or one of"):
         import_model(tmp_path / "model.pt", format="sockeye")
 

@@ -127,7 +127,10 @@ def find_format(source: str | PathLike) -> str:
 
 def read_config(source: str | PathLike) -> Mapping[str, Any]:
     """The entries of a folder's or Hub model's config.json; none if it has no such file."""
-    file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
+    try:
+        file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"there is no folder {source} here, and the Hub says: {error}") from error
     return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 

@@ -28,6 +28,7 @@ RULES = (
     (r"(decoder\.layers\.\d+)\.norm2\.", r"\1.cross_attn_add_norm.norm."),
     (r"\.norm3\.", ".feed_forward_add_norm.norm."),
 )
+IDS = {"bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"}
 FIRST = re.compile(r"(.*?)decoder\.layers\.0\.multihead_attn\.in_proj_weight")
 NAMES = {  # what a part is usually called
     "source_embedding": r"src|source|enc|input",
@@ -65,6 +66,11 @@ def import_torch(
         raise ConversionError(
             f"{path} does not say how many heads the model has: give num_attention_heads (nhead of "
             "torch.nn.Transformer); check norm_position, activation and scale_embedding too"
+        )
+    if unknown := ids.keys() - IDS:
+        raise ConversionError(
+            f"the format torch has no setting {', '.join(unknown)}; besides those of import_torch it knows "
+            f"{', '.join(sorted(IDS))}"
         )
     held = load_checkpoint(path)
     weights = float_weights(held.get("state_dict", held))

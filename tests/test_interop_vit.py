@@ -182,8 +182,16 @@ def test_other_architectures_of_timm_are_refused(tmp_path, name):
 def test_timm_itself(tmp_path):
     """With timm installed, its own models: run by hand, because timm needs torchvision."""
     timm = pytest.importorskip("timm", exc_type=ImportError)
-    original = randomise(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, depth=2))
+    arguments = {"img_size": 32, "depth": 2}
+    original = randomise(timm.create_model("vit_tiny_patch16_224", num_classes=5, **arguments))
     torch.save(original.state_dict(), tmp_path / "vit.pth")
     model = import_model(tmp_path / "vit.pth").model
     pixels = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(pixels).logits, original(pixels), atol=1e-5, rtol=1e-5)
+
+    (tmp_path / "timm").mkdir()
+    save_file(original.state_dict(), tmp_path / "timm" / "model.safetensors")
+    entries = {"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": {}}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(entries))
+    report = import_model(tmp_path / "timm").report
+    assert "logits equal the original's" in [name for name, *_ in report.checks]

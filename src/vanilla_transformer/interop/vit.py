@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def import_timm(source: str | PathLike, num_attention_heads: int | None = None) 
         norm_layer=arguments.get("norm_layer"),
     )
     weights = float_weights(load_checkpoint(file))
+    original = timm_model(entries, dict(weights)) if entries else None
     for name in (
         "reg_token",
         "dist_token",
@@ -151,7 +152,24 @@ def import_timm(source: str | PathLike, num_attention_heads: int | None = None) 
         source, fields, layers, cls, positions, [patches, patch_bias], has_classifier=has_classifier
     )
     shown = {name: details[name] for name in ("mean", "std", "interpolation", "crop_pct") if name in details}
-    return Parts(model, notes=[f"images must be prepared as in timm: {shown}"] if shown else [])
+    return Parts(
+        model, original=original, notes=[f"images must be prepared as in timm: {shown}"] if shown else []
+    )
+
+
+def timm_model(entries: Mapping[str, Any], weights: Weights) -> Any:
+    """The original, if timm is installed and knows it."""
+    try:
+        import timm
+    except ImportError:
+        return None
+    if not timm.is_model(entries["architecture"]):
+        return None
+    classes = len(weights["head.weight"]) if "head.weight" in weights else 0
+    arguments = {"num_classes": classes, **entries.get("model_args", {})}
+    original = timm.create_model(entries["architecture"], pretrained=False, **arguments)
+    original.load_state_dict(weights)
+    return original.eval()
 
 
 def image_model(

@@ -145,7 +145,8 @@ class Text2TextGenerationPipeline(Pipeline):
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {limit}")
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):
             return super().__call__(inputs, *args, num_workers=num_workers, batch_size=batch_size, **kwargs)
-        texts, results = list(inputs), {}
+        texts = list(inputs)
+        results: dict[int, Any] = {}
         lengths = self._lengths(texts, **kwargs)
         most = batch_size or self._batch_size
         if most is None and self._depends_on_batch(kwargs):

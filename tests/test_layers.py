@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import WIDTH, random_model
+from tiny_models import WIDTH, gradients, padded_batch, random_model
+from torch import nn
+from torch.nn import functional as F
 
-from vanilla_transformer.layers import Dropout
+from vanilla_transformer.layers import Dropout, scaled_dot_product_attention
+from vanilla_transformer.losses import TrainingLoss
 
 
 @torch.no_grad()
@@ -40,3 +43,32 @@ def test_dropout_drops_its_share_evenly(dtype):
     assert torch.equal(dropout.eval()(ones), ones) and torch.equal(Dropout(0.0)(ones), ones)
     assert Dropout(0.5)(ones[:0]).shape == (0, 3001)
     assert not Dropout(1.0)(ones).any() and not Dropout(0.9999999)(ones[:9]).any()
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "boolean", "added"])
+def test_attention_equals_sdpa(mask):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 7, 8)
+    module = nn.Module()
+    module.is_causal = mask == "causal"
+    attention_mask = None
+    if mask in ("boolean", "added"):
+        attention_mask = torch.rand(2, 1, 7, 7) < 0.6
+        attention_mask[..., 0] = True
+    expected = F.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=module.is_causal)
+    if mask == "added":
+        attention_mask = torch.zeros(2, 1, 7, 7).masked_fill(~attention_mask, torch.finfo().min)
+    heads, weights = scaled_dot_product_attention(module, query, key, value, attention_mask, 8**-0.5)
+    torch.testing.assert_close(heads, expected.transpose(1, 2))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 7))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bfloat16_stays_near_float32(training):
+    model, batch = random_model(dropout=0.0).train(training), padded_batch()
+    exact = gradients(model, **batch, training_loss=TrainingLoss())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = gradients(model, **batch, training_loss=TrainingLoss())
+    torch.testing.assert_close(rounded[0], exact[0], rtol=1e-2, atol=1e-2)
+    flat = [torch.cat([grad.flatten() for grad in each[1].values()]) for each in (exact, rounded)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.995

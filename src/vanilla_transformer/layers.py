@@ -14,6 +14,8 @@ from .configuration_vanilla_transformer import LayersConfig
 from .packing import NO_PACKING, Packing
 from .products import Linear
 
+SHORT = 128  # tokens in a row
+
 
 def scaled_dot_product_attention(
     module: nn.Module,
@@ -29,13 +31,18 @@ def scaled_dot_product_attention(
 
     Args:
         query, key: `(batch, heads, length, head_dim)`; value: `(batch, heads, length, value_dim)`.
-        attention_mask: added to Q Kᵀ / √d_k: 0 where a query may attend, very negative elsewhere.
+        attention_mask: true where a query may attend; or added to Q Kᵀ / √d_k, and very negative elsewhere.
+            Without it, a causal module hides later positions.
 
     Returns:
         the output `(batch, length, heads, value_dim)`, and the weights `(batch, heads, queries, keys)`.
     """
     scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
+    if attention_mask is None and module.is_causal:
+        attention_mask = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, dropout, module.training)
@@ -91,7 +98,7 @@ class Attention(nn.Module):
             past_key_values = own_cache(past_key_values)
         key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_position_vectors)
         attend: Callable = scaled_dot_product_attention  # the one that returns weights
-        if not kwargs.get("output_attentions"):
+        if not (kwargs.get("output_attentions") or self._scores_are_faster(query, key)):
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attend)
         heads, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         output = packing.pack(heads.flatten(2))  # (batch, length, heads * value_dim), or packed
@@ -110,9 +117,21 @@ class Attention(nn.Module):
                 return layer.keys, layer.values
             cache.is_updated[self.layer_idx] = True
             cache = cache.cross_attention_cache
-        key = self._heads(self.k_proj(add_positions(memory, position_vectors)), self.head_dim, packing)
+        keys = self.k_proj(add_positions(memory, position_vectors))
+        key = self._heads(keys, self.head_dim, packing)
         value = self._heads(self.v_proj(memory), self.value_dim, packing)
         return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
+
+    def _scores_are_faster(self, query: torch.Tensor, key: torch.Tensor) -> bool:
+        """Whether sdpa is slow: its backward pass on a CPU in bfloat16, unless rows are long."""
+        return (
+            self.training
+            and query.device.type == "cpu"
+            and query.dtype == torch.bfloat16
+            and query.shape[-2] * key.shape[-2] <= SHORT**2
+            and self.config._attn_implementation == "sdpa"
+            and not torch.compiler.is_compiling()
+        )
 
     @staticmethod
     def _heads(projected: torch.Tensor, head_dim: int, packing: Packing) -> torch.Tensor:

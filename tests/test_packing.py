@@ -10,6 +10,7 @@ from tiny_models import (
     pair,
     random_model,
 )
+from torch.nn import functional as F
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
@@ -86,6 +87,43 @@ def test_batch_normalised_rows_do_not_depend_on_each_other(batch):
         alone = pair(batch, row)
         length = alone["labels"].shape[1]
         torch.testing.assert_close(model(**alone).logits[0], logits[row, :length])
+
+
+def attention_row_by_row(query, key, value, starts, memory_starts, *longest, scale, window_size):
+    """What `varlen_attn` computes on a GPU."""
+    rows = []
+    for start, end, first, last in zip(starts, starts[1:], memory_starts, memory_starts[1:]):
+        assert end - start <= longest[0] and last - first <= longest[1]
+        row = [part.transpose(0, 1) for part in (query[start:end], key[first:last], value[first:last])]
+        output = F.scaled_dot_product_attention(*row, is_causal=window_size == (-1, 0), scale=scale)
+        rows.append(output.transpose(0, 1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("with_decoder_mask", [False, True])
+def test_attention_that_stays_packed_gives_the_gradients_of_padded_attention(
+    monkeypatch, batch, norm_position, with_decoder_mask
+):
+    """A mask of the decoder can hide more than padding: its self-attention is then unpacked."""
+    model = random_model(dropout=0.0, norm_position=norm_position).train()
+    if with_decoder_mask:
+        batch["decoder_attention_mask"] = torch.ones_like(batch["labels"])
+        batch["decoder_attention_mask"][:, 1] = 0
+    batch["attention_mask"][0, 4] = 0  # a hole
+    padded = gradients(model, **batch)
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["window_size"])
+        return attention_row_by_row(*args, **kwargs)
+
+    monkeypatch.setattr("vanilla_transformer.packing.attends_to_packed_tokens", lambda device: True)
+    monkeypatch.setattr("vanilla_transformer.layers.HALF_PRECISION", (torch.float32,))
+    monkeypatch.setattr("vanilla_transformer.layers.varlen_attn", counted)
+    assert_same_gradients(padded, gradients(model, **batch, training_loss=TrainingLoss()))
+    everything, causal = calls.count((-1, -1)), calls.count((-1, 0))
+    assert (everything, causal) == ((3, 0) if with_decoder_mask else (6, 3))  # of three layers in each stack
 
 
 @pytest.mark.parametrize("causal", [False, True])

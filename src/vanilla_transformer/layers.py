@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -15,6 +16,7 @@ from .packing import NO_PACKING, Packing
 from .products import Linear
 
 SHORT = 128  # tokens in a row
+HALF_PRECISION = (torch.bfloat16, torch.float16)  # of the kernels for packed tokens
 
 
 def scaled_dot_product_attention(
@@ -92,10 +94,15 @@ class Attention(nn.Module):
             vectors of the shape of `states`, and the weights if the implementation computes them.
         """
         queries = self.q_proj(add_positions(states, position_vectors))
-        query = self._heads(queries, self.head_dim, packing)
         if memory is None:
             memory, memory_packing, memory_position_vectors = states, packing, position_vectors
             past_key_values = own_cache(past_key_values)
+        if past_key_values is None and self._stays_packed(queries, packing, memory_packing, kwargs):
+            keys = self.k_proj(add_positions(memory, memory_position_vectors))
+            values = self.v_proj(memory)
+            output = self._attend_packed(queries, keys, values, packing, memory_packing)
+            return self.o_proj(output), None
+        query = self._heads(queries, self.head_dim, packing)
         key, value = self._keys_and_values(memory, past_key_values, memory_packing, memory_position_vectors)
         attend: Callable = scaled_dot_product_attention  # the one that returns weights
         if not (kwargs.get("output_attentions") or self._scores_are_faster(query, key)):
@@ -121,6 +128,39 @@ class Attention(nn.Module):
         key = self._heads(keys, self.head_dim, packing)
         value = self._heads(self.v_proj(memory), self.value_dim, packing)
         return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
+
+    def _stays_packed(
+        self, queries: torch.Tensor, packing: Packing, memory_packing: Packing, kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether a kernel for rows of different lengths attends to the packed tokens as they are."""
+        return (
+            packing.starts is not None
+            and memory_packing.starts is not None
+            and queries.dtype in HALF_PRECISION
+            and self.head_dim == self.value_dim
+            and self.head_dim % 8 == 0
+            and self.head_dim <= 256
+            and self.config._attn_implementation == "sdpa"
+            and not kwargs.get("output_attentions")
+        )
+
+    def _attend_packed(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        packing: Packing,
+        memory_packing: Packing,
+    ) -> torch.Tensor:
+        """Attention within each row of packed tokens; all tensors are `(1, tokens, heads * head_dim)`."""
+        query, key, value = (
+            packed[0].unflatten(-1, (-1, self.head_dim)) for packed in (queries, keys, values)
+        )
+        starts = cast("torch.Tensor", packing.starts), cast("torch.Tensor", memory_packing.starts)
+        longest = packing.shape[1], memory_packing.shape[1]
+        window = (-1, 0 if self.is_causal else -1)  # keys before and after a query; -1 is all
+        heads = varlen_attn(query, key, value, *starts, *longest, scale=self.scaling, window_size=window)
+        return cast("torch.Tensor", heads).flatten(1)[None]
 
     def _scores_are_faster(self, query: torch.Tensor, key: torch.Tensor) -> bool:
         """Whether sdpa is slow: its backward pass on a CPU in bfloat16, unless rows are long."""

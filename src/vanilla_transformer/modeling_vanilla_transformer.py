@@ -338,8 +338,10 @@ class VanillaTransformerForConditionalGeneration(
                 decoder_input_ids = shift_right(labels, self.config)
         source_packing = target_packing = NO_PACKING
         if training_loss is not None:
-            source_packing = Packing(attention_mask if encoder_outputs is None else None)
-            target_packing = Packing(up_to_last_label(require_labels(labels)))
+            source_mask = attention_mask if encoder_outputs is None else None
+            source_packing = Packing(source_mask, hides_padding_only=True)
+            no_mask = decoder_attention_mask is None
+            target_packing = Packing(up_to_last_label(require_labels(labels)), hides_padding_only=no_mask)
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,

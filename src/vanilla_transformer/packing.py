@@ -1,6 +1,7 @@
 """Padding: which tokens of a batch are real, and how work on single tokens skips the others."""
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .losses import IGNORE_INDEX
@@ -15,14 +16,25 @@ class Packing:
     Args:
         mask: `(batch, length)`, nonzero where a token is real.
         padded_output: a stack that packs with this returns padded vectors.
+        hides_padding_only: every real token may attend to all real tokens of its row, or to all earlier ones.
+            Attention then stays packed on a GPU that can do so.
     """
 
-    def __init__(self, mask: torch.Tensor | None = None, padded_output: bool = False):
+    def __init__(
+        self,
+        mask: torch.Tensor | None = None,
+        padded_output: bool = False,
+        hides_padding_only: bool = False,
+    ):
         self.rows: torch.Tensor | None = None
+        self.starts: torch.Tensor | None = None
         self.padded_output = padded_output
         if mask is not None:
             self.shape = mask.shape
             self.rows = mask.flatten().nonzero().squeeze(1)  # (tokens,)
+            if hides_padding_only and attends_to_packed_tokens(mask.device):
+                lengths = (mask != 0).sum(-1)
+                self.starts = F.pad(lengths.cumsum(0), (1, 0)).int()  # (batch + 1,)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(batch, length, width)` to `(1, tokens, width)`."""
@@ -43,6 +55,11 @@ class Packing:
 
 
 NO_PACKING = Packing()
+
+
+def attends_to_packed_tokens(device: torch.device) -> bool:
+    """Whether the device has flash attention for rows of different lengths side by side."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def packing_for_norm(

@@ -1,4 +1,4 @@
-"""Compile the layers of a model, not the whole: one compilation serves all layers and all shapes of batches."""
+"""Compile the layers of a model, not the whole: one compilation serves all layers and all shapes."""
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer

@@ -190,7 +190,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         label_share, other_share = 1 - smoothing, smoothing / weight.shape[0]  # 1 - ε, ε / |V|
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         states_gradient = torch.empty_like(states)
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        weight_gradient: torch.Tensor | None = None
         rows_at_once = _LinearCrossEntropy.CHUNK
         if device != "cpu":
             pairs_in_a_gibibyte = 2**28 // (2 * len(weight))
@@ -222,8 +222,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient[row, target] -= label_share
                 gradient = gradient.to(dtype)
                 states_gradient[rows] = product(gradient, vocabulary.T).to(states.dtype)
-                weight_gradient += product(gradient.T, chunk.T)
-        ctx.save_for_backward(states_gradient, weight_gradient.to(weight.dtype))
+                part = product(gradient.T, chunk.T)
+                weight_gradient = part.float() if weight_gradient is None else weight_gradient.add_(part)
+        ctx.save_for_backward(states_gradient, cast("torch.Tensor", weight_gradient).to(weight.dtype))
         return total
 
     @staticmethod

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .products import Linear
 from .losses import IGNORE_INDEX
+from .products import Linear
 
 
 def sinusoids(positions: torch.Tensor, width: int) -> torch.Tensor:

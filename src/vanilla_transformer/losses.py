@@ -110,6 +110,12 @@ def linear_cross_entropy(
     return total / count_items(labels, num_items_in_batch, doubled=bool(r_drop))
 
 
+def require_labels(labels: torch.Tensor | None) -> torch.Tensor:
+    if labels is None:
+        raise ValueError("training_loss needs labels: pass labels=… with it")
+    return labels
+
+
 def is_plain_projection(module: nn.Module) -> bool:
     """Whether the module does nothing but `states @ weight.T + bias`: no adapter, hook or parametrization."""
     return (

@@ -20,7 +20,13 @@ from transformers.utils import can_return_tuple
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .embeddings import TokenEmbedding, position_embedding, positions_of_tokens, shift_right
 from .generation import PaperGenerationMixin
-from .losses import IGNORE_INDEX, TrainingLoss, label_smoothed_cross_entropy, projection_cross_entropy
+from .losses import (
+    IGNORE_INDEX,
+    TrainingLoss,
+    label_smoothed_cross_entropy,
+    projection_cross_entropy,
+    require_labels,
+)
 from .packing import NO_PACKING, Packing, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
 from .products import Linear
@@ -270,12 +276,6 @@ class LanguageModelHead:
         if labels is None:
             return None, logits
         return label_smoothed_cross_entropy(logits, labels, num_items_in_batch=num_items_in_batch), logits
-
-
-def require_labels(labels: torch.Tensor | None) -> torch.Tensor:
-    if labels is None:
-        raise ValueError("training_loss needs labels: pass labels=… with it")
-    return labels
 
 
 class VanillaTransformerForConditionalGeneration(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import modeling_utils
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -27,7 +26,7 @@ from .losses import (
     projection_cross_entropy,
     require_labels,
 )
-from .packing import NO_PACKING, Packing, up_to_last_label
+from .packing import NO_PACKING, Packing, kept_positions, up_to_last_label
 from .pipelines import CUSTOM_PIPELINES
 from .products import Linear
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
@@ -225,26 +224,17 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         )
 
 
-def kept_positions(states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The states that get logits: all for 0, the last for an integer, or those at the indices of a tensor."""
-    slice_logits = getattr(modeling_utils, "slice_logits_to_keep", None)  # not in transformers 5.17
-    if slice_logits is not None:
-        return slice_logits(states, logits_to_keep)
-    return states[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-
-
 class LanguageModelHead:
     """The projection to the vocabulary, tied to the embeddings (section 3.4), and its loss."""
 
     _tied_weights_keys = {"lm_head.weight": "model.shared.weight"}
-    lm_head: nn.Linear
 
     def add_projection(self, config: VanillaTransformerConfig) -> None:
         words = config.output_vocab_size if config.decoder_layers else config.vocab_size
-        self.lm_head = Linear(config.hidden_size, words, bias=config.output_bias)
+        self.lm_head: nn.Linear = Linear(config.hidden_size, words, bias=config.output_bias)
         if config.target_vocab_size is not None:
-            stack = "decoder" if config.decoder_layers else "encoder"
-            self._tied_weights_keys = {"lm_head.weight": f"model.{stack}.embed_tokens.weight"}
+            own = "model.decoder.embed_tokens" if config.decoder_layers else "model.encoder.embed_tokens"
+            self._tied_weights_keys = {"lm_head.weight": f"{own}.weight"}
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head

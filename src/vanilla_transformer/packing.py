@@ -2,7 +2,7 @@
 
 import torch
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_utils
 
 from .losses import IGNORE_INDEX
 
@@ -77,3 +77,11 @@ def packing_for_norm(
 def up_to_last_label(labels: torch.Tensor) -> torch.Tensor:
     """1 up to the last label of each row and 0 after it, `(batch, length)`: the rest is padding."""
     return (labels != IGNORE_INDEX).int().flip(1).cummax(1).values.flip(1)
+
+
+def kept_positions(states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The states that get logits: all for 0, the last for an integer, or those at the indices of a tensor."""
+    slice_logits = getattr(modeling_utils, "slice_logits_to_keep", None)  # not in transformers 5.17
+    if slice_logits is not None:
+        return slice_logits(states, logits_to_keep)
+    return states[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]

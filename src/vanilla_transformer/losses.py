@@ -178,7 +178,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     With R-Drop the rows of a chunk alternate between the two passes.
     """
 
-    CHUNK = 512  # rows of logits in memory at a time: enough work for the cores, and they fit into the cache
+    CHUNK = 512  # rows of logits in memory at a time: enough work for fast products
+    CACHED = 2**17  # logits in the cache of a core
     CHUNK_ON_GPU = 8192  # fewer launches; a large vocabulary gets fewer rows
 
     @staticmethod
@@ -193,43 +194,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         vocabulary = weight.to(dtype)
-        label_share, other_share = 1 - smoothing, smoothing / weight.shape[0]  # 1 - ε, ε / |V|
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         states_gradient = torch.empty_like(states)
         weight_gradient: torch.Tensor | None = None
         rows_at_once = _LinearCrossEntropy.CHUNK
+        rows_in_cache = 2 * max(1, _LinearCrossEntropy.CACHED // (2 * len(weight)))
         if device != "cpu":
             pairs_in_a_gibibyte = 2**28 // (2 * len(weight))
             rows_at_once = min(_LinearCrossEntropy.CHUNK_ON_GPU, max(2, 2 * pairs_in_a_gibibyte))
+            rows_in_cache = rows_at_once
         order = torch.arange(len(labels), device=labels.device)
         if r_drop:
             order = torch.stack(order.split(len(labels) // 2), dim=1).flatten()
         with torch.autocast(device, enabled=False):
             for rows in order.split(rows_at_once):
                 chunk, target = states[rows].to(dtype), labels[rows]
-                row = torch.arange(len(rows), device=rows.device)
-                # One tensor holds the logits, then their exponentials, the probabilities and the gradient.
-                logits = product(chunk, vocabulary).float()  # (rows, vocabulary)
-                total -= label_share * logits[row, target].sum() + other_share * logits.sum()
-                largest = logits.amax(-1, keepdim=True)
-                logits.sub_(largest)
-                gap = logits[::2] - logits[1::2] if r_drop else None
-                exponentials = logits.exp_()
-                normaliser = exponentials.sum(-1, keepdim=True)
-                total += (normaliser.log() + largest).sum()
-                probabilities = exponentials.div_(normaliser)
-                if gap is not None:
-                    gap -= normaliser[::2].log() - normaliser[1::2].log()  # log P1 - log P2
-                    divergence, pull = _r_drop_gradient(probabilities, gap)
-                    total += r_drop * divergence
-                    gradient = probabilities.add_(pull, alpha=r_drop).sub_(other_share)
-                else:
-                    gradient = probabilities.sub_(other_share)
-                gradient[row, target] -= label_share
-                gradient = gradient.to(dtype)
+                # One tensor holds the logits, then the gradient. The steps between them take rows that fit
+                # into the cache, because each step reads and writes all of its rows.
+                gradient = product(chunk, vocabulary)  # (rows, vocabulary)
+                for part, labels_of_part in zip(gradient.split(rows_in_cache), target.split(rows_in_cache)):
+                    logits = part.float()
+                    total += _to_gradient(logits, labels_of_part, smoothing, r_drop)
+                    part.copy_(logits)
                 states_gradient[rows] = product(gradient, vocabulary.T).to(states.dtype)
-                part = product(gradient.T, chunk.T)
-                weight_gradient = part.float() if weight_gradient is None else weight_gradient.add_(part)
+                of_chunk = product(gradient.T, chunk.T)
+                weight_gradient = (
+                    of_chunk.float() if weight_gradient is None else weight_gradient.add_(of_chunk)
+                )
         ctx.save_for_backward(states_gradient, cast("torch.Tensor", weight_gradient).to(weight.dtype))
         return total
 
@@ -237,6 +228,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states_gradient, weight_gradient = ctx.saved_tensors
         return gradient * states_gradient, gradient * weight_gradient, None, None, None
+
+
+def _to_gradient(logits: torch.Tensor, labels: torch.Tensor, smoothing: float, r_drop: float) -> torch.Tensor:
+    """Returns the loss of the logits, summed over the rows, and overwrites the logits with its gradient.
+
+    The target is (1 - ε) · label + ε / |V|. With R-Drop, rows alternate between the two passes.
+    """
+    label_share, other_share = 1 - smoothing, smoothing / logits.shape[1]
+    row = torch.arange(len(logits), device=logits.device)
+    loss = -label_share * logits[row, labels].sum()
+    if smoothing:
+        loss -= other_share * logits.sum()
+    largest = logits.amax(-1, keepdim=True)
+    logits.sub_(largest)
+    gap = logits[::2] - logits[1::2] if r_drop else None
+    exponentials = logits.exp_()
+    normaliser = exponentials.sum(-1, keepdim=True)
+    loss += (normaliser.log() + largest).sum()
+    probabilities = exponentials.div_(normaliser)
+    if gap is not None:
+        gap -= normaliser[::2].log() - normaliser[1::2].log()  # log P1 - log P2
+        divergence, pull = _r_drop_gradient(probabilities, gap)
+        loss += r_drop * divergence
+        probabilities.add_(pull, alpha=r_drop)
+    gradient = probabilities.sub_(other_share) if smoothing else probabilities
+    gradient[row, labels] -= label_share
+    return loss
 
 
 def _r_drop_gradient(probabilities: torch.Tensor, gap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -336,7 +336,16 @@ def test_tensors_of_fixed_size_serve_batches_of_other_sizes(search, steps):
         batch = padded_batch(14, lengths)
         for _ in range(2):
             assert torch.equal(generate(model, batch, **search), plain(model, batch, **search))
-    assert len(prepared_decoder(model).static) == 2  # sources of up to 16 and up to 32 tokens
+    kept = prepared_decoder(model).static
+    assert len(kept) == 2  # sources of up to 16 and up to 32 tokens
+    batch = padded_batch(14, [5, 2])
+    expected = plain(model, batch, **search)
+    with torch.inference_mode():
+        assert torch.equal(generate(model, batch, **search), expected)
+    assert torch.equal(generate(model, batch, **search), expected)
+    for length in range(16, 400, 16):
+        generate(model, padded_batch(14, [length]), **search)
+    assert len(kept) == StaticDecoding.MOST
 
 
 @pytest.mark.parametrize("steps", ["static"], indirect=True)

@@ -223,6 +223,7 @@ class StaticDecoding(Decoding):
     """
 
     ROWS, COLUMNS = 8, 16  # sentences and source tokens are rounded up to multiples of these
+    MOST = 8  # sizes that are kept
 
     @classmethod
     def begin(
@@ -235,11 +236,12 @@ class StaticDecoding(Decoding):
         width: int = 1,
     ) -> "StaticDecoding":
         """The steps for a batch of this size; see `Decoding`. `finish` makes them free for the next batch."""
-        sizes = (round_up(sentences, cls.ROWS), width)
         source = 0 if memory is None else round_up(memory.shape[1], cls.COLUMNS)
-        decoding = decoder.static.pop((*sizes, source, wants_attention), None)
-        if decoding is None:
-            decoding = cls(decoder, *sizes, source, wants_attention)
+        sizes = (round_up(sentences, cls.ROWS), width, source, wants_attention)
+        # Tensors of inference mode cannot change outside it.
+        key = (*sizes, torch.is_inference_mode_enabled())
+        decoding = decoder.static.pop(key, None) or cls(decoder, *sizes)
+        decoding.key = key
         decoding._load(sentences, memory, memory_mask)
         return decoding
 
@@ -247,7 +249,8 @@ class StaticDecoding(Decoding):
         self, decoder: PreparedDecoder, sentences: int, width: int, source: int, wants_attention: bool
     ):
         super().__init__(decoder, sentences, wants_attention=wants_attention)
-        self.width, self.source = width, source
+        self.width = width
+        self.key: tuple = ()
         self.live_rows = self.real_source = 0  # of the batch
         numbers = {"dtype": torch.long, "device": decoder.device}
         self.tokens = torch.zeros(sentences * width, **numbers)
@@ -382,7 +385,10 @@ class StaticDecoding(Decoding):
 
     def finish(self) -> None:
         """Lets the next batch of this size have the tensors and graphs."""
-        self.decoder.static[(self.sentences, self.width, self.source, self.wants_attention)] = self
+        static = self.decoder.static
+        static[self.key] = self
+        if len(static) > self.MOST:
+            del static[next(iter(static))]  # the one that was used longest ago
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -1,7 +1,10 @@
 """Padding: which tokens of a batch are real, and how work on single tokens skips the others."""
 
+from inspect import signature
+
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel, modeling_utils
 
 from .losses import IGNORE_INDEX
@@ -59,7 +62,9 @@ NO_PACKING = Packing()
 
 def attends_to_packed_tokens(device: torch.device) -> bool:
     """Whether the device has flash attention for rows of different lengths side by side."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or "window_size" not in signature(varlen_attn).parameters:
+        return False  # without a window, torch hides later tokens in another way
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def packing_for_norm(

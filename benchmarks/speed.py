@@ -81,6 +81,14 @@ def selected(args: argparse.Namespace) -> list[Row | Curve]:
     return [small(item) for item in found] if args.quick else found
 
 
+def without_folder(arguments: list[str]) -> list[str]:
+    """The arguments that change what is measured; the name of a folder is nobody's business."""
+    if "--output" not in arguments:
+        return arguments
+    at = arguments.index("--output")
+    return arguments[:at] + arguments[at + 2 :]
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     if args.redraw:
@@ -98,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     given = sys.argv[1:] if arguments is None else arguments
     results: dict = {
-        "command": shlex.join(["python", "benchmarks/speed.py", *given]),
+        "command": shlex.join(["python", "benchmarks/speed.py", *without_folder(given)]),
         "device": args.device,
         "machine": machine.describe(args.threads),
         "rows": [],

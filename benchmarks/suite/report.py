@@ -200,6 +200,11 @@ def draw(results: dict, folder: Path) -> dict[str, str]:
             for name, points in curve_seconds(curve).items():
                 axes.plot(*zip(*points), marker="o", markersize=3, label=name)
             axes.set(xscale="log", yscale="log", xlabel=curve["axis"], ylabel="seconds of a step")
+            axes.set_xticks(ticks := [number for number, _ in points][:: 1 + len(points) // 5])
+            axes.set_xticklabels(
+                [f"{number:,}" if number < 1e6 else f"{number / 1e6:,.1f}M" for number in ticks]
+            )
+            axes.minorticks_off()
             axes.set_title(curve["name"], fontsize=9)
             axes.legend(fontsize=7)
         for axes in list(panels)[len(results["curves"]) :]:

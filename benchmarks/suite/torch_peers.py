@@ -139,6 +139,10 @@ class TorchPeer:
 
 class Ours(TorchPeer):
     def load(self, size: Size, folder: Path) -> nn.Module:
+        if self.is_training and self.work.device == "cpu":
+            from vanilla_transformer.training.memory import keep_freed_memory
+
+            keep_freed_memory()  # as this package's Trainer does
         return VanillaTransformerForConditionalGeneration.from_pretrained(folder / "ours")
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -72,7 +72,9 @@ class PaperGenerationMixin(GenerationMixin):
       ignoring padding. This limit also applies to greedy search and sampling.
     """
 
-    config: Any  # the model has these two
+    config: Any  # the model has these
+    model: Any
+    training: bool
     __call__: Callable[..., Any]
 
     def _prepare_generation_config(
@@ -163,7 +165,7 @@ class PaperGenerationMixin(GenerationMixin):
     ) -> None:
         """Makes no cache where `Decoding` keeps its own."""
         has_own = self.config.is_encoder_decoder and generation_mode in FAST_MODES
-        if not has_own or needs_own_forward(generation_config, model_kwargs) or why_not_prepared(self):
+        if not has_own or self._why_not_fast(generation_config, model_kwargs):
             super()._prepare_cache_for_generation(
                 generation_config, model_kwargs, generation_mode, *args, **kwargs
             )
@@ -372,10 +374,12 @@ class PaperGenerationMixin(GenerationMixin):
         return prepared_decoder(self, precision).precision
 
     def _why_not_fast(
-        self, settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool
+        self, settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False
     ) -> str | None:
         """Why this call needs the model's own forward pass, which is logged once; None for `Decoding`."""
         reason = needs_own_forward(settings, model_kwargs, synced_gpus) or why_not_prepared(self)
+        if self.training or self.model.decoder.training:
+            reason = "the model is in training, with dropout; call model.eval() first"
         if reason is not None:
             logger.info_once(f"generate runs the forward pass of {type(self).__name__}: {reason}")
         return reason

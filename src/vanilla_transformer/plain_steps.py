@@ -88,9 +88,7 @@ SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "
 SERVED |= {"output_attentions", "position_ids"}
 
 
-def needs_own_forward(
-    settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool = False
-) -> str | None:
+def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool) -> str | None:
     """What in this call only the model's own forward pass serves."""
     cache = model_kwargs.get("past_key_values")
     others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]

@@ -213,8 +213,6 @@ PREPARABLE = {
 
 def why_not_prepared(model: Any) -> str | None:
     """Why only the model's own forward pass computes what it computes; None if prepared weights do too."""
-    if model.training:
-        return "the model is in training"
     head, wholes = model.lm_head, (model, model.model, model.model.decoder)
     for module in (*wholes, *model.model.decoder.modules(), head):
         kind = type(module)

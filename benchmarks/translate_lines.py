@@ -74,7 +74,7 @@ def main():
     parser.add_argument(
         "--options",
         type=json.loads,
-        default={"batch_size": 64},
+        default={},
         help="of the pipeline's call, as JSON (%(default)s)",
     )
     args = parser.parse_args()

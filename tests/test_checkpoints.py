@@ -271,8 +271,10 @@ def test_the_lock_of_a_recipe_outlives_the_training(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTERM"])
-def test_signals_save_a_checkpoint(tmp_path, name):
+def test_signals_save_a_checkpoint(tmp_path, name, request):
     number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored
+    request.addfinalizer(lambda: signal.signal(number, before))
     trainer = trainer_of(tmp_path, callbacks=[At(5, lambda: signal.raise_signal(number))], **RESUMED)
     with pytest.raises(TrainingInterrupted) as interrupt:
         trainer.train()

@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
-    ["presets", "config_checks", "products", "pipeline_batches"],
+    ["presets", "config_checks", "products"],
     ["configuration_vanilla_transformer", "epoch", "extras", "losses"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search", "prepared"],
-    ["decoding", "searches"],
+    ["decoding", "scores", "terms"],
+    ["searches", "alignments"],
+    ["pipeline_batches"],
     ["plain_steps"],
     ["generation", "pipelines"],  # the heads use both
     ["modeling_vanilla_transformer"],

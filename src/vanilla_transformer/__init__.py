@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 # Not from the top level, where transformers 5.17 hides it without torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from .alignments import split_words, word_alignments
 from .configuration_vanilla_transformer import (
     DETECTION_PRESETS,
     PRESETS,
@@ -45,6 +46,8 @@ from .modeling_vanilla_transformer_vision import (
     VanillaTransformerVisionModel,
 )
 from .pipelines import register_pipelines
+from .scores import sequence_scores
+from .terms import ForbiddenTerms, find_terms
 from .tokenization_vanilla_transformer import VanillaTransformerTokenizer
 
 __version__ = "0.1.0"
@@ -109,6 +112,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "DETECTION_PRESETS",
+    "ForbiddenTerms",
     "PRESETS",
     "Seq2SeqCollator",
     "TrainingInterrupted",
@@ -135,8 +139,12 @@ __all__ = [
     "VanillaTransformerVisionConfig",
     "VanillaTransformerVisionModel",
     "average_checkpoints",
+    "find_terms",
     "load_corpus",
     "load_metric",
     "paper_generation_config",
+    "sequence_scores",
+    "split_words",
+    "word_alignments",
     "write_model_card",
 ]

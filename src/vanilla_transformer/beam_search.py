@@ -47,6 +47,9 @@ class BeamSearch:
     A hypothesis that reaches its length limit gets the end token, at that token's own probability (as in
     fairseq). If a processor forbids the end token, or there is none, the hypothesis finishes as it is.
 
+    With `terms`, candidates are all continuations by a term's next token too, the live hypotheses have the
+    beam by banks, and only those with all terms finish; see `ForcedTerms`.
+
     A sentence is done when no live hypothesis can outrank its `returned` best finished ones. The bound is
     log P / lp with the largest lp that lies ahead: log P only falls as a hypothesis grows, and cp is never
     positive.
@@ -66,6 +69,7 @@ class BeamSearch:
         drop_done: remove a sentence from the batch when it is done.
         check_every: steps between two looks at whether all are done. On a GPU each look waits for the device;
             steps after the end change nothing.
+        terms: a `ForcedTerms`, by which outputs contain the terms of their sentence.
 
     Attributes:
         tokens: the live hypotheses `(sentences, width, length)`; their rows are the model's next batch.
@@ -93,9 +97,11 @@ class BeamSearch:
         stop_early: bool = False,
         drop_done: bool = True,
         check_every: int = 1,
+        terms: Any = None,
     ):
         self.beams, self.returned, self.alpha, self.beta = beams, returned, alpha, beta
         self.stop_early, self.drop_done, self.check_every = stop_early, drop_done, check_every
+        self.terms = terms
         self.end = prompts.new_empty(0) if end is None else end
         self.never = None if pad in self.end.tolist() else pad
         self.filler = pad or 0
@@ -140,6 +146,8 @@ class BeamSearch:
         self.length += 1
         if self.never is not None:
             log_probs[:, self.never] = IMPOSSIBLE
+        if self.terms is not None:
+            self.terms.restrict(log_probs, self.tokens, self.limits - self.length + 1)
         at_limit = self.limits <= self.length if self.length >= self.shortest_limit else None  # (batch,)
         if at_limit is not None and self.ends_at_limit and len(self.end):
             can_end = (log_probs[:, self.end] > IMPOSSIBLE).any(1)
@@ -148,8 +156,11 @@ class BeamSearch:
         # Enough candidates that `beams` hypotheses live on, even if all of them end with every end token.
         count = self.beams * (1 + max(1, len(self.end)))
         gains, next_tokens = top_k(log_probs, count)  # (batch * width, count)
+        if self.terms is not None:
+            gains, next_tokens = self.terms.with_next(log_probs, gains, next_tokens)
         scores = (self.scores[..., None] + gains.unflatten(0, (batch, width))).flatten(1)
-        scores, index = scores.topk(min(count, scores.shape[1]))  # (batch, candidates)
+        kept_candidates = scores.shape[1] if self.terms is not None else min(count, scores.shape[1])
+        scores, index = scores.topk(kept_candidates)  # (batch, candidates)
         parents = index // gains.shape[1]
         next_tokens = next_tokens.reshape(batch, -1).gather(1, index)
         candidates = (parents, next_tokens, parents + self._first_rows(batch, width))
@@ -162,14 +173,21 @@ class BeamSearch:
         if self.coverage is not None:
             assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
+        finishing, living = ended, scores.masked_fill(ended, IMPOSSIBLE)
+        if self.terms is not None:
+            most = self.candidates or count
+            finishing = ended & self.terms.judge(self.tokens, parents, next_tokens, most)
+            living = self.terms.share_out(living, self.beams)
         if self.check_every > 1 or ended.any():
-            self._finish(scores, ended, *self._extended(*candidates))
+            self._finish(scores, finishing, *self._extended(*candidates))
 
-        self.scores, kept = scores.masked_fill(ended, IMPOSSIBLE).topk(min(self.beams, scores.shape[1]))
+        self.scores, kept = living.topk(min(self.beams, scores.shape[1]))
         parents, next_tokens, rows = (part.gather(1, kept) for part in candidates)
         self.tokens, self.origins = self._extended(parents, next_tokens, rows)
         if self.coverage is not None:
             self.coverage = gather_rows(self.coverage, kept)
+        if self.terms is not None:
+            self.terms.keep(kept)
         return self._drop_done(rows)
 
     def _first_rows(self, batch: int, width: int) -> torch.Tensor:
@@ -201,7 +219,7 @@ class BeamSearch:
         if self.coverage is not None:
             ranks = ranks + coverage_penalty(self.coverage, self.beta)
         ranks = ranks.masked_fill(~ended, IMPOSSIBLE)
-        if self.candidates is not None:
+        if self.candidates is not None and self.terms is None:
             ranks[:, self.candidates :] = IMPOSSIBLE
         batch, unused = self.sentences, self.finished.shape[-1] - tokens.shape[-1]
         tokens = nn.functional.pad(tokens, (0, unused), value=self.filler)
@@ -240,6 +258,8 @@ class BeamSearch:
         self.sentences, self.limits = self.sentences[active], self.limits[active]
         if self.coverage is not None:
             self.coverage = self.coverage[active]
+        if self.terms is not None:
+            self.terms.keep_sentences(active)
         return rows[active].flatten()
 
 

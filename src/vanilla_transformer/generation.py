@@ -41,7 +41,7 @@ from .searches import (
 )
 
 logger = logging.get_logger(__name__)
-SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens")
+SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens", "terms")
 CHECK_EVERY = 8  # steps on a GPU, where a look at the tokens waits for the device
 FAST_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH)
 
@@ -62,7 +62,7 @@ def paper_generation_config(config: PreTrainedConfig) -> GenerationConfig:
 
 
 class PaperGenerationMixin(GenerationMixin):
-    """`generate` with three more settings, which are entries of `GenerationConfig` or arguments:
+    """`generate` with more settings, which are entries of `GenerationConfig` or arguments:
 
     - `length_penalty_type="gnmt"`: with `num_beams > 1`, search with `BeamSearch`; `length_penalty` is its α.
       `early_stopping=True` means the same as in transformers. Otherwise transformers' own methods run.
@@ -70,6 +70,7 @@ class PaperGenerationMixin(GenerationMixin):
       mean over its heads.
     - `max_extra_tokens`: an output has at most this many tokens more than its input, counting end tokens and
       ignoring padding. This limit also applies to greedy search and sampling.
+    - `terms`, an argument only: what the outputs must contain, from `find_terms`; it needs `num_beams > 1`.
     """
 
     config: Any  # the model has these
@@ -88,7 +89,7 @@ class PaperGenerationMixin(GenerationMixin):
         return generation_config, model_kwargs
 
     def _check_settings(self, settings: Settings) -> None:
-        kind, beta, extra = (getattr(settings, name) for name in SETTINGS)
+        kind, beta, extra, terms = (getattr(settings, name) for name in SETTINGS)
         check_generation_settings(vars(settings), self.config.max_position_embeddings)
         if settings.length_penalty is not None:
             settings.length_penalty = float(settings.length_penalty)  # a power of integers can be too large
@@ -112,6 +113,10 @@ class PaperGenerationMixin(GenerationMixin):
             )
         if extra is not None and not (isinstance(extra, int) and extra >= 0):
             raise ValueError(f"max_extra_tokens={extra!r} must be a whole number that is not negative")
+        if terms is not None and (settings.num_beams == 1 or settings.do_sample):
+            raise ValueError("terms needs beam search: set num_beams to 4 or more, and do_sample=False")
+        if terms is not None and not any(terms.phrases):
+            settings.terms = None  # no sentence has one
 
     def _prepare_generated_length(
         self,
@@ -212,7 +217,8 @@ class PaperGenerationMixin(GenerationMixin):
             for criterion in stopping_criteria
             if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
         )
-        if not uses_own_search(settings) and (reason or settings.do_sample or other_criteria):
+        is_theirs = not uses_own_search(settings) and settings.terms is None
+        if is_theirs and (reason or settings.do_sample or other_criteria):
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )

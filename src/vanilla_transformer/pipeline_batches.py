@@ -1,14 +1,24 @@
 """What the pipelines need to know about models and batches: lengths, language tokens, scores."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import LogitsProcessorList
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput
 
+from .alignments import linked_words, middle_layer, pharaoh, split_words
+from .scores import force, layers_for, scores_of
+from .terms import ForbiddenTerms, Terms, continuations, find_terms
+
+OWN_OPTIONS = {
+    "return_scores",
+    "return_alignments",
+    "forbid",
+}  # of the pipelines' forward pass, which are no arguments of `generate`
 SCORES = ("sequences_scores", "scores", "logits")  # of an output of `generate`
 
 
@@ -38,6 +48,98 @@ def scores_of_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
             step = torch.arange(min(len(steps), origins.shape[1]), device=origins.device)
             found[name] = steps[step, origins[:, : len(step)].clamp(min=0)]
     return found
+
+
+class TextWithTerms(str):
+    """A text that has terms of its own."""
+
+    terms: Mapping[str, str]
+
+
+def with_terms(texts: list[Any], options: dict[str, Any]) -> list[Any]:
+    """The texts with their terms, if the options have a list of them, which leaves the options."""
+    terms = options.get("terms")
+    if terms is None or isinstance(terms, Mapping):
+        return texts
+    if len(terms) != len(texts):
+        raise ValueError(f"terms has {len(terms)} dicts for {len(texts)} texts; pass one for each text")
+    del options["terms"]
+    own = [TextWithTerms(text) if isinstance(text, str) else text for text in texts]
+    for text, of_text in zip(own, terms):
+        if isinstance(text, str):  # the others raise an error later
+            text.terms = of_text or {}
+    return own
+
+
+def phrases_of(model: Any, tokenizer: Any, text: str, terms: Any) -> dict[str, Any]:
+    """The phrases that the output for a text must have, for its batch; nothing if there are no terms."""
+    terms = getattr(text, "terms", terms)
+    if terms is None:
+        return {}
+    if not isinstance(terms, Mapping):
+        raise ValueError("a list of terms needs a list of texts; for one text, pass a dict of terms")
+    if not hasattr(model, "prepare_for_decoding"):
+        raise ValueError(f"{type(model).__name__} cannot force terms; only models of this package can")
+    return {"phrases": {"of_text": find_terms(tokenizer, [text], terms).phrases[0]}}
+
+
+def arguments_for_terms(
+    tokenizer: Any, inputs: dict[str, Any], forbid: Sequence[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of `generate` for phrases, which leave the inputs, and for forbidden words."""
+    arguments: dict[str, Any] = {}
+    if (phrases := inputs.pop("phrases", None)) is not None:
+        of_texts = phrases if isinstance(phrases, list) else [phrases]
+        arguments["terms"] = Terms([each["of_text"] for each in of_texts], continuations(tokenizer))
+    if forbid:
+        others = options.get("logits_processor") or []
+        arguments["logits_processor"] = LogitsProcessorList([*others, ForbiddenTerms(tokenizer, forbid)])
+    return arguments
+
+
+def forced_outputs(
+    model: Any,
+    inputs: dict[str, Any],
+    ids: torch.Tensor,
+    settings: dict[str, Any],
+    return_scores: bool,
+    return_alignments: bool,
+) -> dict[str, torch.Tensor]:
+    """Scores and attention of the outputs `(outputs, length)` of a batch; each tensor has a row for each."""
+    if not (return_scores or return_alignments):
+        return {}
+    layers = layers_for(settings) if return_scores else []
+    aligning = [middle_layer(model)] if return_alignments else []
+    forced = force(model, inputs, ids, layers=[*layers, *aligning])
+    outputs: dict[str, torch.Tensor] = {}
+    if return_scores:
+        outputs |= {"score": scores_of(forced, settings, inputs.get("attention_mask"))}
+        outputs |= {"token_log_probabilities": forced.log_probs, "lengths": forced.lengths}
+    for layer in aligning:
+        texts = len(inputs["input_ids"])
+        outputs |= {"attention": forced.attention[layer]}
+        outputs |= {"source_ids": inputs["input_ids"].repeat_interleave(len(ids) // texts, 0)}
+    return outputs
+
+
+def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: str) -> dict[str, Any]:
+    """What a record has of `forced_outputs`, for one output of a text; `prefix` was before the text."""
+    record: dict[str, Any] = {}
+    blank = bool(outputs["blank"][0])
+    if "score" in outputs:
+        length = 0 if blank else int(outputs["lengths"][0][index])
+        log_probs = outputs["token_log_probabilities"][0][index][:length]
+        record["log_probability"] = float(log_probs.sum())
+        record["score"] = float(outputs["score"][0][index]) if length else 0.0
+        record["token_log_probabilities"] = log_probs.tolist()
+    if "attention" in outputs:
+        source, target, attention = (
+            outputs[name][0][index] for name in ("source_ids", "output_ids", "attention")
+        )
+        links = [] if blank else linked_words(tokenizer, source, target, attention)
+        skipped = len(split_words(prefix))
+        record["alignment"] = pharaoh([(s - skipped, t) for s, t in links if s >= skipped])
+    return record
 
 
 def without_none(options: dict[str, Any]) -> dict[str, Any]:

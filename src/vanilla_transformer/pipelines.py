@@ -19,12 +19,18 @@ from transformers.utils import ModelOutput, logging
 
 from .config_checks import check_generation_settings, is_whole
 from .pipeline_batches import (
+    OWN_OPTIONS,
     SCORES,
+    arguments_for_terms,
+    forced_outputs,
+    forced_records,
     has_language_tokens,
     intended_length,
     number_of_positions,
     of_similar_length,
+    phrases_of,
     scores_of_outputs,
+    with_terms,
     without_none,
 )
 
@@ -59,6 +65,14 @@ class Text2TextGenerationPipeline(Pipeline):
         return_dict_in_generate: with it, a record also has what else these settings ask for:
             `sequences_scores` (a number, of beam search), and with `output_scores` or `output_logits`,
             `scores` and `logits`, `(tokens, vocabulary)`, of the steps that wrote the output.
+        terms: translations that an output must have, `{"bank": "Ufer"}`, or a list of such dicts for a list
+            of texts. A term applies to texts with its source; see `find_terms`. Only models
+            of this package have them, with `num_beams > 1`.
+        forbid: words and phrases that no output has; see `ForbiddenTerms`.
+        return_scores: a record also has `log_probability`, `score` (s(Y, X), with the length penalty of the
+            search) and `token_log_probabilities`, whose last one is that of the end token.
+        return_alignments: a record also has `alignment`: "0-0 2-1" links words 0 and 0, and 2 and 1, of the
+            text and the output; `split_words` returns these words.
         generate_kwargs: any argument of `generate`. The defaults, for settings that neither the caller nor
             the model's generation config sets, are 4 beams and at most 256 new tokens.
 
@@ -103,7 +117,9 @@ class Text2TextGenerationPipeline(Pipeline):
         prefix = by_task.pop("prefix", None)
         self.prefix = prefix or getattr(model.config, "prefix", None) or ""
         super().__init__(model, tokenizer, task=task, **{**by_task, **kwargs})
-        self.generate_kwargs, self._forward_params = self._forward_params, {}
+        options = self._forward_params
+        self._forward_params = {name: options.pop(name) for name in OWN_OPTIONS & options.keys()}
+        self.generate_kwargs = options
         self.assistant_model, self.assistant_tokenizer = load_assistant_model(
             model, assistant_model, assistant_tokenizer
         )
@@ -116,9 +132,10 @@ class Text2TextGenerationPipeline(Pipeline):
         return_text: bool | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         stop_sequence: str | None = None,
+        terms: Any = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess = {"truncation": truncation}
+        preprocess = {"truncation": truncation, "terms": terms}
         postprocess = {
             "return_tensors": return_tensors,
             "return_text": return_text,
@@ -145,7 +162,7 @@ class Text2TextGenerationPipeline(Pipeline):
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {limit}")
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):
             return super().__call__(inputs, *args, num_workers=num_workers, batch_size=batch_size, **kwargs)
-        texts = list(inputs)
+        texts = with_terms(list(inputs), kwargs)
         results: dict[int, Any] = {}
         lengths = self._lengths(texts, **kwargs)
         most = batch_size or self._batch_size
@@ -174,6 +191,7 @@ class Text2TextGenerationPipeline(Pipeline):
     def _lengths(self, texts: list, **kwargs: Any) -> list[int]:
         """The lengths of texts in tokens; raises ValueError that lists all texts which cannot be encoded."""
         options = {**self._preprocess_params, **self._sanitize_parameters(**kwargs)[0]}
+        options.pop("terms", None)
         lengths, errors = [], []
         for index, text in enumerate(texts):
             try:
@@ -185,7 +203,7 @@ class Text2TextGenerationPipeline(Pipeline):
             raise ValueError("\n".join(errors[:5]) + more)
         return lengths
 
-    def preprocess(self, input_: str, **options: Any) -> dict[str, Any]:
+    def preprocess(self, input_: str, terms: Any = None, **options: Any) -> dict[str, Any]:
         inputs = self.encode(input_, **options)
         blank = not input_.strip()
         if blank:
@@ -193,7 +211,8 @@ class Text2TextGenerationPipeline(Pipeline):
         elif inputs["input_ids"].shape[1] > self.longest_input:
             limit = f"longer than the model's {self.longest_input} tokens"
             self._count("long inputs", input_, f"{limit}; pass truncation=True to cut them")
-        return {**inputs, "blank": torch.tensor([blank])}
+        found = phrases_of(self.model, self.tokenizer, input_, terms)
+        return {**inputs, **found, "blank": torch.tensor([blank])}
 
     def encode(self, text: str, truncation: bool | str = False, **languages: str) -> dict[str, Any]:
         """Ids and mask `(1, length)`; raises if it is not a string, or longer than the table of positions."""
@@ -225,8 +244,16 @@ class Text2TextGenerationPipeline(Pipeline):
         self.counts[what] += 1
         return str(self.counts[what]).rstrip("0") == "1"
 
-    def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> Any:
+    def _forward(
+        self,
+        input_tensors: dict[str, Any],
+        return_scores: bool = False,
+        return_alignments: bool = False,
+        forbid: Sequence[str] = (),
+        **generate_kwargs: Any,
+    ) -> Any:
         blank = input_tensors.pop("blank")
+        generate_kwargs |= arguments_for_terms(self.tokenizer, input_tensors, forbid, generate_kwargs)
         batch, input_length = input_tensors["input_ids"].shape
         if "generation_config" not in generate_kwargs:  # it replaces the constructor's arguments
             generate_kwargs = {**self.generate_kwargs, **generate_kwargs}
@@ -239,6 +266,7 @@ class Text2TextGenerationPipeline(Pipeline):
         ids = output["sequences"] if isinstance(output, ModelOutput) else output
         scores = scores_of_outputs(output) if isinstance(output, ModelOutput) else {}
         outputs = {"output_ids": ids, **scores}
+        outputs |= forced_outputs(self.model, model_inputs, ids, chosen, return_scores, return_alignments)
         return {name: rows.unflatten(0, (batch, -1)) for name, rows in outputs.items()} | {"blank": blank}
 
     def _chosen_settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -301,6 +329,7 @@ class Text2TextGenerationPipeline(Pipeline):
                 if name in model_outputs:
                     value = model_outputs[name][0][index]
                     record[name] = value if value.dim() else float(value)
+            record |= forced_records(self.tokenizer, model_outputs, index, self.prefix)
             records.append(record)
         return records
 

@@ -13,8 +13,10 @@ from transformers.generation import (
 )
 
 from .beam_search import IMPOSSIBLE, BeamSearch, TransformersBeamSearch, allow_only
+from .terms import ForbiddenTerms, ForcedTerms
 
-Settings = Any  # a GenerationConfig that also has length_penalty_type, coverage_penalty and max_extra_tokens
+# A GenerationConfig that also has length_penalty_type, coverage_penalty, max_extra_tokens and terms.
+Settings = Any
 
 
 def uses_own_search(settings: Settings) -> bool:
@@ -33,7 +35,7 @@ def needs_all_rows(
     cache = model_kwargs.get("past_key_values")
     return (
         settings.return_dict_in_generate
-        or not all(isinstance(processor, EndNotBefore) for processor in processors)
+        or not all(isinstance(processor, EndNotBefore | ForbiddenTerms) for processor in processors)
         or synced_gpus
         or (cache is not None and (cache.is_compileable or getattr(cache, "_is_user_defined", False)))
     )
@@ -51,13 +53,16 @@ def start_search(
         memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
         coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
     pad, end = settings._pad_token_tensor, settings._eos_token_tensor
+    limits, terms = limits[:: settings.num_beams if keep_rows else 1], None
+    if settings.terms is not None:
+        terms = ForcedTerms(settings.terms, prompts.unflatten(0, (len(limits), -1)), limits, end)
     search: Callable[..., BeamSearch] = BeamSearch
     if not uses_own_search(settings):
         search = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
         pad = end[0] if end is not None and not pad else pad  # what transformers fills finished rows with
     return search(
         prompts,
-        limits[:: settings.num_beams if keep_rows else 1],
+        limits,
         beams=settings.num_beams,
         returned=settings.num_return_sequences,
         alpha=settings.length_penalty,
@@ -67,6 +72,7 @@ def start_search(
         coverage=coverage,
         stop_early=settings.early_stopping is True,
         drop_done=not keep_rows,
+        terms=terms,
     )
 
 
@@ -115,7 +121,9 @@ def with_own_processors(processors: LogitsProcessorList) -> LogitsProcessorList:
 
 def see_rows(processors: LogitsProcessorList) -> bool:
     """Whether a processor may look at row numbers, and cannot change with the rows (`of_rows`)."""
-    return not all(isinstance(processor, EndAtLimit | EndNotBefore) for processor in processors)
+    return not all(
+        isinstance(processor, EndAtLimit | EndNotBefore | ForbiddenTerms) for processor in processors
+    )
 
 
 class EndAtLimit(LogitsProcessor):

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 # Not from the top level, where transformers 5.17 hides it without torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from .alignments import split_words, word_alignments
+from .alignments import choose_attention, split_words, word_alignments
 from .configuration_vanilla_transformer import (
     DETECTION_PRESETS,
     PRESETS,
@@ -139,6 +139,7 @@ __all__ = [
     "VanillaTransformerVisionConfig",
     "VanillaTransformerVisionModel",
     "average_checkpoints",
+    "choose_attention",
     "find_terms",
     "load_corpus",
     "load_metric",

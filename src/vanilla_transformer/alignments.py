@@ -1,14 +1,16 @@
 """Word alignments of outputs by Shift-Att (Chen et al. 2020, arXiv 2004.14837).
 
 They come from the cross-attention of one middle layer of the decoder, at the step where a target word is the
-decoder's input, not where it is predicted: only then does the decoder know the word.
+decoder's input, not where it is predicted: only then does the decoder know the word. Models differ in which
+attention is best; `choose_attention` finds it.
 
     word_alignments(model, tokenizer, ["A dog runs."], ["Ein Hund rennt."])  # ["0-0 1-1 2-2 3-3"]
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +21,19 @@ BATCH = 64  # pairs
 
 
 def word_alignments(
-    model: Any, tokenizer: Any, sources: Sequence[str], targets: Sequence[str], layer: int | None = None
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    layer: int | None = None,
+    shift: bool | None = None,
 ) -> list[str]:
     """Aligns the words of pairs of texts with an encoder-decoder model.
 
     Args:
-        layer: of the decoder, from 0; by default the middle one.
+        layer: of the decoder, from 0; by default what `choose_attention` chose, or the middle one.
+        shift: take the attention where a word is the input; False takes it where the word is predicted. By
+            default what `choose_attention` chose, or True.
 
     Returns:
         for each pair, its links in Pharaoh format: `2-3` links word 2 of the source and word 3 of the target,
@@ -33,46 +42,94 @@ def word_alignments(
     Raises:
         ValueError: the numbers of texts differ.
     """
+    chosen = alignment_attention(model)
+    place = chosen[0] if layer is None else layer, chosen[1] if shift is None else shift
+    return [pharaoh(links[place]) for links in links_of_pairs(model, tokenizer, sources, targets, [place])]
+
+
+def choose_attention(
+    model: Any, tokenizer: Any, sources: Sequence[str], targets: Sequence[str]
+) -> tuple[int, bool]:
+    """Chooses the layer whose attention aligns words best, and whether where a word is input or predicted.
+
+    The middle layer at the input is best in the paper's base model, but not in every model. A wrong one links
+    words that meet by chance; so the best is that with the largest share of links whose two words are linked
+    elsewhere too. This needs no alignments made by hand, and a few hundred pairs; the targets may be
+    translations by the model. The choice is saved with the model, in its generation config.
+
+    Returns:
+        the layer from 0, and True for the input.
+    """
+    layers = number_of_layers(model)
+    places = [(layer, shift) for layer in range(layers) for shift in (True, False)]
+    linked: dict[tuple[int, bool], Counter] = {place: Counter() for place in places}
+    found = links_of_pairs(model, tokenizer, sources, targets, places)
+    for source, target, of_pair in zip(sources, targets, found):
+        first, second = (split_words(text.casefold()) for text in (source, target))
+        for place, links in of_pair.items():
+            linked[place].update(
+                (first[i], second[j]) for i, j in links if i < len(first) and j < len(second)
+            )
+
+    def share(place: tuple[int, bool]) -> float:
+        counts = linked[place]
+        return sum(count for count in counts.values() if count > 1) / max(1, counts.total())
+
+    best = max(places, key=share)
+    settings = model.generation_config
+    settings.alignment_layer, settings.alignment_shift = best
+    settings._from_model_config = False  # otherwise transformers loads only what it knows
+    return best
+
+
+def links_of_pairs(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    places: Sequence[tuple[int, bool]],
+) -> Iterator[dict[tuple[int, bool], list[tuple[int, int]]]]:
+    """Yields the links of each pair, by layer and shift."""
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources and {len(targets)} targets; pass as many of each")
-    layer = middle_layer(model) if layer is None else layer
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
-    alignments = []
     for first in range(0, len(sources), BATCH):
         chosen = slice(first, first + BATCH)
         inputs = tokenizer(list(sources[chosen]), padding=True, return_tensors="pt").to(model.device)
         labels = tokenizer(text_target=list(targets[chosen]), padding=True, return_tensors="pt")["input_ids"]
         ids = torch.nn.functional.pad(labels.to(model.device), (1, 0), value=start)
-        attention = force(model, inputs, ids, layers=[layer]).attention[layer]
-        for row in range(len(ids)):
-            links = linked_words(tokenizer, inputs["input_ids"][row], ids[row], attention[row])
-            alignments.append(pharaoh(links))
-    return alignments
+        attention = force(model, inputs, ids, layers=sorted({layer for layer, _ in places})).attention
+        for row, (source, target) in enumerate(zip(inputs["input_ids"], ids)):
+            pieces = words_of_pieces(tokenizer, source), words_of_pieces(tokenizer, target)
+            yield {
+                (layer, shift): linked_words(*pieces, attention[layer][row], shift) for layer, shift in places
+            }
 
 
 def linked_words(
-    tokenizer: Any, source: torch.Tensor, target: torch.Tensor, attention: torch.Tensor
+    source: list[list[int]], target: list[list[int]], attention: torch.Tensor, shift: bool
 ) -> list[tuple[int, int]]:
-    """The links between the words of two sequences of ids.
+    """The links between the words of two texts.
 
     Each piece of the target is linked to the piece of the source that it attends to most, and with them their
     words. Special tokens have no word.
 
     Args:
+        source, target: the words of each piece, from `words_of_pieces`.
         attention: `(target, source)`, where the target's tokens are the input.
     """
-    of_source, of_target = words_of_pieces(tokenizer, source), words_of_pieces(tokenizer, target)
-    is_word = torch.tensor([bool(words) for words in of_source], device=attention.device)
+    is_word = torch.tensor([bool(words) for words in source], device=attention.device)
     if not is_word.any():
         return []
     best = attention.masked_fill(~is_word, -1.0).argmax(-1).tolist()
+    before = 0 if shift else 1
     return sorted(
         {
             (from_word, to_word)
-            for index, words in zip(best, of_target)
+            for place, words in enumerate(target)
             for to_word in words
-            for from_word in of_source[index]
+            for from_word in source[best[place - before]]
         }
     )
 
@@ -117,11 +174,17 @@ def pharaoh(links: list[tuple[int, int]]) -> str:
     return " ".join(f"{source}-{target}" for source, target in links)
 
 
-def middle_layer(model: Any) -> int:
-    """The layer of the decoder whose attention aligns words, from 0."""
+def number_of_layers(model: Any) -> int:
     config = model.config
-    layers = getattr(config, "decoder_layers", None) or config.num_decoder_layers  # T5 has the latter
-    return (layers - 1) // 2
+    return getattr(config, "decoder_layers", None) or config.num_decoder_layers  # T5 has the latter
 
 
-__all__ = ["split_words", "word_alignments"]
+def alignment_attention(model: Any) -> tuple[int, bool]:
+    """The layer of the decoder and the shift that align words: chosen, or the paper's."""
+    settings = model.generation_config
+    layer, shift = (getattr(settings, f"alignment_{name}", None) for name in ("layer", "shift"))
+    middle = (number_of_layers(model) - 1) // 2
+    return (middle if layer is None else layer), shift is not False
+
+
+__all__ = ["choose_attention", "split_words", "word_alignments"]

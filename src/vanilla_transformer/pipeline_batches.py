@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput
 
-from .alignments import linked_words, middle_layer, pharaoh, split_words
+from .alignments import alignment_attention, linked_words, pharaoh, split_words, words_of_pieces
 from .scores import force, layers_for, scores_of
 from .terms import ForbiddenTerms, Terms, continuations, find_terms
 
@@ -109,15 +109,17 @@ def forced_outputs(
     if not (return_scores or return_alignments):
         return {}
     layers = layers_for(settings) if return_scores else []
-    aligning = [middle_layer(model)] if return_alignments else []
+    layer, shift = alignment_attention(model)
+    aligning = [layer] if return_alignments else []
     forced = force(model, inputs, ids, layers=[*layers, *aligning])
     outputs: dict[str, torch.Tensor] = {}
     if return_scores:
         outputs |= {"score": scores_of(forced, settings, inputs.get("attention_mask"))}
         outputs |= {"token_log_probabilities": forced.log_probs, "lengths": forced.lengths}
-    for layer in aligning:
+    if return_alignments:
         texts = len(inputs["input_ids"])
-        outputs |= {"attention": forced.attention[layer]}
+        weights = forced.attention[layer]
+        outputs |= {"attention": weights, "shift": torch.full((len(ids),), shift)}
         outputs |= {"source_ids": inputs["input_ids"].repeat_interleave(len(ids) // texts, 0)}
     return outputs
 
@@ -133,10 +135,11 @@ def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: 
         record["score"] = float(outputs["score"][0][index]) if length else 0.0
         record["token_log_probabilities"] = log_probs.tolist()
     if "attention" in outputs:
-        source, target, attention = (
-            outputs[name][0][index] for name in ("source_ids", "output_ids", "attention")
-        )
-        links = [] if blank else linked_words(tokenizer, source, target, attention)
+        pieces = [
+            words_of_pieces(tokenizer, outputs[name][0][index]) for name in ("source_ids", "output_ids")
+        ]
+        attention, shift = outputs["attention"][0][index], bool(outputs["shift"][0][index])
+        links = [] if blank else linked_words(*pieces, attention, shift)
         skipped = len(split_words(prefix))
         record["alignment"] = pharaoh([(s - skipped, t) for s, t in links if s >= skipped])
     return record

@@ -64,10 +64,11 @@ def with_terms(texts: list[Any], options: dict[str, Any]) -> list[Any]:
     if len(terms) != len(texts):
         raise ValueError(f"terms has {len(terms)} dicts for {len(texts)} texts; pass one for each text")
     del options["terms"]
-    own = [TextWithTerms(text) if isinstance(text, str) else text for text in texts]
-    for text, of_text in zip(own, terms):
+    own: list[Any] = []
+    for text, of_text in zip(texts, terms):
+        own.append(TextWithTerms(text) if isinstance(text, str) else text)
         if isinstance(text, str):  # the others raise an error later
-            text.terms = of_text or {}
+            own[-1].terms = of_text or {}
     return own
 
 
@@ -135,11 +136,10 @@ def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: 
         record["score"] = float(outputs["score"][0][index]) if length else 0.0
         record["token_log_probabilities"] = log_probs.tolist()
     if "attention" in outputs:
-        pieces = [
-            words_of_pieces(tokenizer, outputs[name][0][index]) for name in ("source_ids", "output_ids")
-        ]
+        source = words_of_pieces(tokenizer, outputs["source_ids"][0][index])
+        target = words_of_pieces(tokenizer, outputs["output_ids"][0][index])
         attention, shift = outputs["attention"][0][index], bool(outputs["shift"][0][index])
-        links = [] if blank else linked_words(*pieces, attention, shift)
+        links = [] if blank else linked_words(source, target, attention, shift)
         skipped = len(split_words(prefix))
         record["alignment"] = pharaoh([(s - skipped, t) for s, t in links if s >= skipped])
     return record

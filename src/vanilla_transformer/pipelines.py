@@ -244,7 +244,7 @@ class Text2TextGenerationPipeline(Pipeline):
         self.counts[what] += 1
         return str(self.counts[what]).rstrip("0") == "1"
 
-    def _forward(
+    def _forward(  # type: ignore[override]  # the base class allows any option
         self,
         input_tensors: dict[str, Any],
         return_scores: bool = False,
@@ -253,10 +253,10 @@ class Text2TextGenerationPipeline(Pipeline):
         **generate_kwargs: Any,
     ) -> Any:
         blank = input_tensors.pop("blank")
-        generate_kwargs |= arguments_for_terms(self.tokenizer, input_tensors, forbid, generate_kwargs)
         batch, input_length = input_tensors["input_ids"].shape
         if "generation_config" not in generate_kwargs:  # it replaces the constructor's arguments
             generate_kwargs = {**self.generate_kwargs, **generate_kwargs}
+        generate_kwargs |= arguments_for_terms(self.tokenizer, input_tensors, forbid, generate_kwargs)
         chosen = self._chosen_settings(generate_kwargs)
         check_generation_settings(chosen, getattr(self.model.config, "max_position_embeddings", None))
         self.check_inputs(input_length, *self._output_lengths(chosen, generate_kwargs))

@@ -11,7 +11,7 @@ from tiny_translators import WORDS
 from transformers import pipeline
 
 from vanilla_transformer.cli.generating import load_pipeline
-from vanilla_transformer.cli.lines import LONGEST, cut_to_complete_lines
+from vanilla_transformer.cli.lines import LONGEST, as_one_line, cut_to_complete_lines
 from vanilla_transformer.cli.scoring import PairScorer
 
 VERBS = ["translate", "summarize", "generate", "score", "classify"]
@@ -123,6 +123,27 @@ def test_n_best_outputs_with_scores_are_columns_from_best_to_worst(models):
     assert len(found["translation_text"]) == len(found["score"]) == 3
 
 
+def test_alignments_terms_and_forbidden_words_are_those_of_the_pipeline(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text("dog\tfence\n")
+    words = ("translate", models["translate"], "--alignments", "--scores", "--forbid", "quick")
+    found = outputs(call(*words, "--terms", tmp_path / "terms.tsv", input="the dog\na lazy fox\n"))
+    pipe = pipeline("translation", str(models["translate"]))
+    expected = pipe(
+        ["the dog", "a lazy fox"],
+        return_alignments=True,
+        return_scores=True,
+        forbid=["quick"],
+        terms={"dog": "fence"},
+    )
+    for line, record in zip(found, expected):
+        score, text, alignment = line.split("\t")
+        assert float(score) == pytest.approx(record["score"], abs=1e-5)
+        assert (text, alignment) == (as_one_line(record["translation_text"]), record["alignment"])
+    assert "fence" in found[0]
+    (tmp_path / "terms.tsv").write_text("dog fence\n")
+    assert "line 1" in call(*words, "--terms", tmp_path / "terms.tsv", input="the dog\n", code=1).stderr
+
+
 def test_scores_of_pairs_do_not_depend_on_the_other_lines(models):
     pairs = [f"{source}\t{target}" for source, target in zip(sentences(9), sentences(9, seed=1))]
     together = outputs(call("score", models["score"], "--tokens", input="\n".join(pairs)))
@@ -165,6 +186,7 @@ def test_the_window_of_a_stopped_program_is_written_again_once(models, tmp_path)
         assert (tmp_path / "out.txt").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume_and_loses_no_line(models, tmp_path):
     (tmp_path / "in.txt").write_text("".join(text + "\n" for text in sentences(900)))
     words = (

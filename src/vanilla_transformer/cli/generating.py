@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..pipeline_batches import intended_length, number_of_positions
@@ -10,7 +11,6 @@ from .lines import Line, Streams, as_one_line, write_record
 from .verb import USAGE, Stop
 
 LONGEST_INPUT = 4096  # tokens, for models that state no limit
-BATCH_WITH_SCORES = 16
 
 
 @dataclass
@@ -22,7 +22,9 @@ class Request:
         model: a folder, or a name on the Hub.
         beams, batch_size: None for the model's, and for batches of 2,048 tokens.
         n_best: outputs for each line.
-        scores: write the score of the search with each output.
+        scores, alignments: write them with each output.
+        terms: a file of translations that outputs must have, source and target with a tab between them.
+        forbid: words that no output has.
         truncate: cut long lines instead of reporting them as bad.
         pipeline_options: more arguments of the pipeline, such as the languages.
     """
@@ -32,6 +34,9 @@ class Request:
     beams: int | None = None
     n_best: int = 1
     scores: bool = False
+    alignments: bool = False
+    terms: Path | None = None
+    forbid: list[str] = field(default_factory=list)
     precision: str = "fp32"
     batch_size: int | None = None
     device: str | None = None
@@ -42,23 +47,21 @@ class Request:
     def check(self) -> None:
         if self.beams is not None and self.n_best > self.beams:
             raise Stop(f"error: --n-best {self.n_best} needs --beam {self.n_best} or more", USAGE)
-        if self.scores and self.beams == 1:
-            raise Stop("error: --scores are those of beam search: give --beam 2 or more", USAGE)
+        if self.terms and self.beams == 1:
+            raise Stop("error: --terms needs beam search: give --beam 2 or more", USAGE)
 
 
 def run(request: Request, streams: Streams) -> None:
     request.check()
     streams.check()
-    generator = Generator(request, streams.format)
-    if generator.needs_small_windows:
-        streams.window = min(streams.window, BATCH_WITH_SCORES)
-    streams.process(generator.outputs)
+    terms = read_terms(request.terms) if request.terms else {}
+    streams.process(Generator(request, streams.format, terms).outputs)
 
 
 class Generator:
     """A loaded model that turns lines to lines."""
 
-    def __init__(self, request: Request, format: str):
+    def __init__(self, request: Request, format: str, terms: dict[str, str]):
         self.request, self.format = request, format
         self.pipe = load_pipeline(request.task, request.model, request.device, **request.pipeline_options)
         use_precision(self.pipe.model, request.precision)
@@ -67,7 +70,7 @@ class Generator:
         self.options: dict[str, Any] = dict(request.generate_options)
         settings = self.pipe.model.generation_config
         beams = request.beams or max(getattr(settings, "num_beams", None) or 4, request.n_best)
-        if request.beams or request.n_best > 1 or request.scores:
+        if request.beams or request.n_best > 1:
             self.options["num_beams"] = beams
         if request.n_best > 1:
             self.options["num_return_sequences"] = request.n_best
@@ -75,12 +78,14 @@ class Generator:
             self.options["truncation"] = True
         if request.batch_size:
             self.options["batch_size"] = request.batch_size
-        # Only the paper's search returns the scores of outputs without those of all words.
-        gnmt = getattr(settings, "length_penalty_type", None) == "gnmt"
-        self.needs_small_windows = request.scores and not gnmt
         if request.scores:
-            self.options |= {"return_dict_in_generate": True, "output_scores": not gnmt}
-            self.options.setdefault("batch_size", BATCH_WITH_SCORES)
+            self.options["return_scores"] = True
+        if request.alignments:
+            self.options["return_alignments"] = True
+        if terms:
+            self.options["terms"] = terms
+        if request.forbid:
+            self.options["forbid"] = request.forbid
 
     def outputs(self, lines: list[Line]) -> Iterator[bytes]:
         for line in lines:
@@ -102,16 +107,32 @@ class Generator:
         words = []
         for result in results:
             if self.request.scores:
-                words.append(f"{result['sequences_scores']:.6f}")
+                words.append(f"{result['score']:.6f}")
             words.append(as_one_line(result[self.key]))
+            if self.request.alignments:
+                words.append(result["alignment"])
         return ("\t".join(words) + "\n").encode(errors="replace")
 
     def columns(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """The entries of a JSON line: one value each, or lists if more than one output was asked for."""
         found: dict[str, list] = {self.key: [result[self.key] for result in results]}
         if self.request.scores:
-            found["score"] = [round(result["sequences_scores"], 6) for result in results]
+            for name in ("score", "log_probability"):
+                found[name] = [round(result[name], 6) for result in results]
+        if self.request.alignments:
+            found["alignment"] = [result["alignment"] for result in results]
         return {name: values if self.request.n_best > 1 else values[0] for name, values in found.items()}
+
+
+def read_terms(path: Path) -> dict[str, str]:
+    terms = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if line.strip():
+            source, tab, target = line.partition("\t")
+            if not (source.strip() and target.strip()):
+                raise ValueError(f"{path}, line {number}: expected source, tab, target, got {line[:40]!r}")
+            terms[source.strip()] = target.strip()
+    return terms
 
 
 def load_pipeline(task: str, model: str, device: str | None = None, **options: Any) -> Any:

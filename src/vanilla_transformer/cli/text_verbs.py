@@ -70,8 +70,19 @@ def generating_verb(task: str, help: str) -> Entry:
             int, typer.Option(min=1, help="Outputs for each line: columns with tabs, or lists in JSON.")
         ] = 1,
         scores: Annotated[
-            bool, typer.Option("--scores", help="Write the score of the search before each output.")
+            bool, typer.Option("--scores", help="Write the score, with length penalty, before each output.")
         ] = False,
+        alignments: Annotated[
+            bool,
+            typer.Option("--alignments", help="Write which words belong together, as in 0-0 1-2."),
+        ] = False,
+        terms: Annotated[
+            Path | None,
+            typer.Option(help="A file of terms to force: source, tab, target."),
+        ] = None,
+        forbid: Annotated[
+            list[str] | None, typer.Option(help="A word that no output has; repeat it for more words.")
+        ] = None,
         precision: Annotated[
             Literal["auto", "fp32", "bf16", "int8"],
             typer.Option(help="Of products with weights. auto measures the fastest; a few words may change."),
@@ -102,6 +113,9 @@ def generating_verb(task: str, help: str) -> Entry:
             beams=beam,
             n_best=n_best,
             scores=scores,
+            alignments=alignments,
+            terms=terms,
+            forbid=forbid or [],
             precision=precision,
             batch_size=batch_size,
             device=device,

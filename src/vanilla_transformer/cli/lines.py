@@ -169,7 +169,7 @@ class Streams:
 
         `work` sets `error` of lines that turn out bad.
         """
-        written = bad = 0
+        written = done = bad = 0
         try:
             with self._open_input() as source, self._open_output() as (target, done):
                 written = done
@@ -192,7 +192,7 @@ class Streams:
         except KeyboardInterrupt:
             raise Stop(self._how_to_resume(written), INTERRUPTED) from None
         if bad:
-            raise Stop(f"{bad} of {written} lines were bad: see above", BAD_LINES)
+            raise Stop(f"{bad} of {written - done} lines were bad: see above", BAD_LINES)
 
     def _window(self, source: BinaryIO) -> int:
         return 1 if source.isatty() else self.window

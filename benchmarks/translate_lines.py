@@ -6,7 +6,7 @@
 The model is any translation model of a recipe. The other side is MarianMTModel with the same weights; where
 Marian has no such architecture, it is the same model under transformers' own search. Both tokenize, search
 with as many beams, and write texts in the order of the lines. Prints seconds, lines per second, output tokens
-and how many translations are equal. The searches end differently (see docs/usage.md), so a few are not.
+and how many translations are equal. The searches end and rank outputs by different rules, so a few are not.
 """
 
 import argparse

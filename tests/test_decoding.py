@@ -8,7 +8,7 @@ import torch
 from plain_beam_search import PAD
 from tiny_generation import padded_batch, random_model
 from torch import nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import AttentionInterface, LogitsProcessor, LogitsProcessorList
 
 import vanilla_transformer.generation
 from vanilla_transformer import VanillaTransformerForConditionalGeneration
@@ -181,7 +181,31 @@ def by_resizing(model):
     model.resize_token_embeddings(20, mean_resizing=False)
 
 
-CHANGES = [in_place, by_data, by_the_optimizer, by_loading, by_a_new_projection]
+def by_columns_of_the_data(model):
+    for layer in model.model.decoder.layers:
+        layer.self_attn.v_proj.weight.data[:, 8:] = 0
+
+
+def by_another_activation(model):
+    for layer in model.model.decoder.layers:
+        layer.feed_forward.activation = nn.Tanh()
+
+
+def by_another_scaling(model):
+    for layer in model.model.decoder.layers:
+        layer.cross_attn.scaling = 3.0
+
+
+CHANGES = [
+    by_columns_of_the_data,
+    by_another_activation,
+    by_another_scaling,
+    in_place,
+    by_data,
+    by_the_optimizer,
+    by_loading,
+    by_a_new_projection,
+]
 CHANGES += [by_moving_to_float64_and_back, by_resizing]
 
 
@@ -226,11 +250,34 @@ def with_its_own_forward(model):
     model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
 
 
+def with_its_own_preparation(model):
+    prepare = model.prepare_inputs_for_generation
+    model.prepare_inputs_for_generation = lambda *args, **kwargs: prepare(*args, **kwargs)
+
+
+def with_its_own_attention(model):
+    AttentionInterface.register("reversed", reversed_attention)
+    model.set_attn_implementation("reversed")
+
+
+def reversed_attention(module, query, key, value, mask, **kwargs):
+    heads = nn.functional.scaled_dot_product_attention(-query, key, value, mask)
+    return heads.transpose(1, 2).contiguous(), None
+
+
 def in_training(model):
     model.train()
 
 
-@pytest.mark.parametrize("change", [with_a_hook, with_an_adapter, with_its_own_forward, in_training])
+def partly_in_training(model):
+    model.model.decoder.layers[0].train()
+
+
+WRAPPERS = [with_a_hook, with_an_adapter, with_its_own_forward, with_its_own_preparation]
+WRAPPERS += [with_its_own_attention, in_training, partly_in_training]
+
+
+@pytest.mark.parametrize("change", WRAPPERS)
 @pytest.mark.parametrize("search", [GREEDY, PAPER, {"num_beams": 3}], ids=["greedy", "paper", "transformers"])
 def test_what_wraps_the_decoder_is_seen(change, search, steps):
     model, batch = random_model(14, seed=6, dropout=0.0), padded_batch(14, [5, 2, 7])
@@ -238,7 +285,7 @@ def test_what_wraps_the_decoder_is_seen(change, search, steps):
     expected = plain(model, batch, **search)
     assert torch.equal(generate(model, batch, **search), expected)
     assert not steps
-    if change is in_training:
+    if change in (in_training, partly_in_training):
         assert model.prepare_for_decoding() == "fp32"  # for later
     else:
         with pytest.raises(ValueError, match="cannot be prepared"):
@@ -322,6 +369,20 @@ def test_autocast_chooses_the_precision(steps):
 def test_a_sentence_of_padding_alone_does_not_fail():
     model, batch = random_model(14, seed=9), padded_batch(14, [5, 2, 7])
     batch["attention_mask"][1] = 0
+    assert torch.equal(generate(model, batch, **PAPER), plain(model, batch, **PAPER))
+
+
+def test_a_prompt_for_each_source_is_needed():
+    model, batch = random_model(14, seed=9), padded_batch(14, [5, 2, 7])
+    with pytest.raises(ValueError, match="1 decoder_input_ids for 3 sources"):
+        generate(model, batch, **GREEDY, decoder_input_ids=torch.tensor([[0, 5]]))
+
+
+@torch.no_grad()
+def test_layers_without_a_bias():
+    model, batch = random_model(14, seed=9), padded_batch(14, [5, 2, 7])
+    for layer in model.model.decoder.layers:
+        layer.self_attn.q_proj.bias = layer.cross_attn_add_norm.norm.bias = None
     assert torch.equal(generate(model, batch, **PAPER), plain(model, batch, **PAPER))
 
 

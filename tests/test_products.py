@@ -5,6 +5,7 @@ import torch
 from tiny_models import assert_same_gradients, gradients, padded_batch, random_model
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from vanilla_transformer import products
 from vanilla_transformer.losses import TrainingLoss
@@ -82,6 +83,20 @@ def test_other_formats_and_transformations_use_torch(onednn):
     assert linear.double()(states.double()).dtype == torch.float64
     assert linear.to("meta")(states.to("meta")).device.type == "meta"
     assert not onednn
+
+
+def test_batched_gradients_tracing_and_counting_use_torch(onednn):
+    linear, states = linear_and_states()
+    toward = torch.randn(2, 3, 5, 40)
+    output = linear(states)
+    both = torch.autograd.grad(output, states, toward, is_grads_batched=True)[0]
+    torch.testing.assert_close(both, toward @ linear.weight, rtol=1e-5, atol=1e-5)
+    assert torch.jit.trace(linear, states)(states).shape == output.shape
+    with FlopCounterMode(display=False) as counter:
+        linear(states)
+    assert counter.get_total_flops() == 2 * 15 * 24 * 40
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        linear(torch.randn(5, 23))
 
 
 def test_compiled_models_use_torch(onednn):

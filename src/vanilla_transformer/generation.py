@@ -28,7 +28,7 @@ from .plain_steps import (
     step_outputs,
     without_padding,
 )
-from .prepared import PRECISIONS, prepared_decoder, why_not_prepared
+from .prepared import PRECISIONS, is_in_training, prepared_decoder, why_not_prepared
 from .searches import (
     EndAtLimit,
     Settings,
@@ -75,7 +75,6 @@ class PaperGenerationMixin(GenerationMixin):
 
     config: Any  # the model has these
     model: Any
-    training: bool
     __call__: Callable[..., Any]
 
     def _prepare_generation_config(
@@ -384,7 +383,7 @@ class PaperGenerationMixin(GenerationMixin):
     ) -> str | None:
         """Why this call needs the model's own forward pass, which is logged once; None for `Decoding`."""
         reason = needs_own_forward(settings, model_kwargs, synced_gpus) or why_not_prepared(self)
-        if self.training or self.model.decoder.training:
+        if is_in_training(self):
             reason = "the model is in training, with dropout; call model.eval() first"
         if reason is not None:
             logger.info_once(f"generate runs the forward pass of {type(self).__name__}: {reason}")
@@ -402,6 +401,8 @@ class PaperGenerationMixin(GenerationMixin):
         sentences, wants_attention = len(input_ids) // width, bool(settings.coverage_penalty)
         arguments: list[Any] = [prepared_decoder(self), sentences]
         if encoded is not None:
+            if len(encoded[0]) != len(input_ids):
+                raise ValueError(f"{len(input_ids)} decoder_input_ids for {len(encoded[0])} sources")
             arguments += [encoded[0][::width], None if mask is None else mask[::width], wants_attention]
         if is_static(input_ids.device):
             decoding: Decoding = StaticDecoding.begin(*arguments, width=width)

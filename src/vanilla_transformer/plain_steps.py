@@ -102,7 +102,14 @@ def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_g
         return "a cache of the caller"
     if synced_gpus:
         return "synced_gpus=True"
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and has_empty_row(mask):
+        return "a row of the attention mask without a token"
     return f"the argument {others[0]}" if others else None
+
+
+def has_empty_row(mask: torch.Tensor) -> bool:
+    return not bool((mask != 0).any(-1).all())
 
 
 def without_padding(
@@ -114,7 +121,13 @@ def without_padding(
 ) -> dict[str, Any]:
     """Runs the encoder by `prepare`, on the real tokens alone if a CPU saves time so."""
     mask = model_kwargs.get("attention_mask")
-    if inputs.device.type != "cpu" or mask is None or mask.dim() != 2 or mask.float().mean() > 0.9:
+    if (
+        inputs.device.type != "cpu"
+        or mask is None
+        or mask.dim() != 2
+        or mask.float().mean() > 0.9
+        or has_empty_row(mask)
+    ):
         return prepare(inputs, model_kwargs, *args, **kwargs)
     packed = {**model_kwargs, "packing": Packing(mask, padded_output=True)}
     model_kwargs = prepare(inputs, packed, *args, **kwargs)

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from torch.nn.functional import embedding
+from torch.nn.modules import module as hooks_of_all
+from transformers import GenerationMixin
 
 from .embeddings import LearnedPositions, SinusoidalPositions, TokenEmbedding, sinusoids
 from .layers import AddNorm, Attention, BatchNorm, DecoderLayer, Dropout, FeedForward
@@ -60,14 +62,22 @@ class PreparedDecoder:
     def product(self, linears: Sequence[nn.Linear]) -> Product:
         """One product for linear layers of the same input; their outputs lie side by side."""
         weights = [linear.weight.detach() for linear in linears]
-        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-        bias = torch.cat(biases) if biases else None  # all of them have one, or none has
+        bias = None
+        if any(linear.bias is not None for linear in linears):
+            zeros = weights[0].new_zeros
+            bias = torch.cat(
+                [
+                    zeros(len(weight)) if part.bias is None else part.bias.detach()
+                    for part, weight in zip(linears, weights)
+                ]
+            )
         return prepare(torch.cat(weights) if len(weights) > 1 else weights[0], bias, self.precision)
 
     def prepared_norm(self, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         if isinstance(norm, nn.Identity):
             return norm
-        weight, bias = norm.weight.detach(), norm.bias.detach()
+        weight = norm.weight.detach()
+        bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
         if isinstance(norm, BatchNorm):  # in evaluation it is an affine map
             mean, variance = norm.running_mean, norm.running_var
             assert mean is not None and variance is not None, "BatchNorm keeps running statistics"
@@ -119,6 +129,7 @@ class PreparedLayer:
         self.self_attn_add_norm = PreparedAddNorm(layer.self_attn_add_norm, decoder)
         self.has_cross_attention = layer.has_cross_attention
         if self.has_cross_attention:
+            self.cross_scaling = layer.cross_attn.scaling
             self.cross_q_proj = decoder.product([layer.cross_attn.q_proj])
             self.cross_o_proj = decoder.product([layer.cross_attn.o_proj])
             self.cross_attn_add_norm = PreparedAddNorm(layer.cross_attn_add_norm, decoder)
@@ -137,8 +148,9 @@ class PreparedLayer:
             keys, values = batch.memory_keys[index], batch.memory_values[index]
             query = self.cross_q_proj(x)
             if batch.wants_attention and index + 1 == len(batch.decoder.layers):
-                batch.look_at_source(query, keys, self.scaling)
-            return self.cross_o_proj(batch.attend(query, keys, values, batch.memory_mask, self.scaling))
+                batch.look_at_source(query, keys, self.cross_scaling)
+            heads = batch.attend(query, keys, values, batch.memory_mask, self.cross_scaling)
+            return self.cross_o_proj(heads)
 
         def feed_forward(x: torch.Tensor) -> torch.Tensor:
             return self.fc2(self.activation(self.fc1(x)))
@@ -152,17 +164,17 @@ class PreparedLayer:
 class Prepared(NamedTuple):
     decoder: PreparedDecoder
     asked: str | None  # the precision that `prepare_for_decoding` got
-    weights: list[tuple[int, int]]  # the place and version of each
-    columns: list[torch.Tensor]  # the first column of each, where it is in memory
-    first_columns: torch.Tensor  # a copy
+    weights: list[tuple]  # the place and version of each, and settings of the layers
+    samples: list[torch.Tensor]  # of each, where it is in memory
+    values: torch.Tensor  # a copy of the samples
 
-    def holds(self, asked: str | None, precision: str, weights: list[tuple[int, int]]) -> bool:
+    def holds(self, asked: str | None, precision: str, weights: list[tuple]) -> bool:
         """Whether these are still the weights, and the precision is the one that is asked for."""
         return (
             self.asked == asked
             and precision in ("auto", self.decoder.precision)
             and self.weights == weights
-            and torch.equal(torch.cat(self.columns), self.first_columns)
+            and torch.equal(bits(torch.cat(self.samples)), bits(self.values))
         )
 
 
@@ -173,7 +185,8 @@ PREPARED: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
 def prepared_decoder(model: Any, *precision: str | None) -> PreparedDecoder:
     """The model's prepared weights, which are prepared again if the model's own have changed.
 
-    Assigning to `weight.data` leaves no trace in the version of a weight; its first column shows it.
+    Assigning to `weight.data` leaves no trace in the version of a weight. Samples of each row and column show
+    it, if it changes more than a few numbers.
 
     Args:
         precision: one of `PRECISIONS`, or None for that of the weights (with autocast, that of autocast).
@@ -182,16 +195,39 @@ def prepared_decoder(model: Any, *precision: str | None) -> PreparedDecoder:
     known = PREPARED.get(model)
     asked = precision[0] if precision else known.asked if known else None
     tensors = tensors_of(model)
-    weights = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    weights: list[tuple] = settings_of(model)
+    weights += [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
     device, dtype = model.lm_head.weight.device.type, model.lm_head.weight.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     wanted = asked or next(name for name, format in FORMATS.items() if format == dtype)
-    if known is None or not known.holds(asked, wanted, weights):
-        columns = [tensor.detach().view(len(tensor), -1)[:, 0] for tensor in tensors if tensor.ndim]
-        known = Prepared(PreparedDecoder(model, wanted), asked, weights, columns, torch.cat(columns))
+    if known is None or precision or not known.holds(asked, wanted, weights):
+        samples = [sample for tensor in tensors if tensor.numel() for sample in samples_of(tensor.detach())]
+        known = Prepared(PreparedDecoder(model, wanted), asked, weights, samples, torch.cat(samples))
         PREPARED[model] = known
     return known.decoder
+
+
+def bits(numbers: torch.Tensor) -> torch.Tensor:
+    """Equal bits are equal even if they mean NaN."""
+    return numbers.view(torch.uint8)
+
+
+def samples_of(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Views of a vector, or of the first number of each row and a diagonal that meets every column."""
+    if tensor.ndim < 2:
+        return (tensor.view(-1),)
+    return tensor.view(len(tensor), -1)[:, 0], tensor.view(-1)[:: tensor[0].numel() + 1]
+
+
+def settings_of(model: Any) -> list[tuple]:
+    """What the layers do beside their weights, and which modules they are."""
+    settings: list[tuple] = []
+    for layer in model.model.decoder.layers:
+        attentions = [module for module in layer.children() if isinstance(module, Attention)]
+        norms = [module.pre_norm for module in layer.children() if isinstance(module, AddNorm)]
+        settings.append((id(layer.feed_forward.activation), *(part.scaling for part in attentions), *norms))
+    return settings
 
 
 def tensors_of(model: Any) -> list[torch.Tensor]:
@@ -203,6 +239,7 @@ def tensors_of(model: Any) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
+ATTENTIONS = ("eager", "sdpa", "flex_attention")
 ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 PREPARABLE = {
     *(nn.Linear, Linear, nn.LayerNorm, BatchNorm, nn.Identity, Dropout, nn.ModuleList),
@@ -211,8 +248,23 @@ PREPARABLE = {
 }
 
 
+PREPARATIONS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+
+
+def is_in_training(model: Any) -> bool:
+    return any(module.training for module in (model, *model.model.decoder.modules()))
+
+
 def why_not_prepared(model: Any) -> str | None:
     """Why only the model's own forward pass computes what it computes; None if prepared weights do too."""
+    for name in PREPARATIONS:  # adapters of prefixes replace them
+        if name in vars(model) or getattr(type(model), name) is not getattr(GenerationMixin, name):
+            return f"it has its own {name}"
+    attention = model.config._attn_implementation
+    if attention not in ATTENTIONS and not attention.startswith("flash_attention"):
+        return f"its attention is {attention!r}"
+    if hooks_of_all._global_forward_hooks or hooks_of_all._global_forward_pre_hooks:
+        return "a hook is registered for all modules"
     head, wholes = model.lm_head, (model, model.model, model.model.decoder)
     for module in (*wholes, *model.model.decoder.modules(), head):
         kind = type(module)

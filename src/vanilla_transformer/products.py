@@ -59,6 +59,8 @@ def is_plain(*tensors: torch.Tensor) -> bool:
         all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in tensors)
         and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()  # such as a counter of operations
+        and not any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.peek_interpreter_stack() is None  # torch.func
         and torch.autograd.forward_ad._current_level < 0
@@ -90,10 +92,10 @@ class _Linear(torch.autograd.Function):
         multiply = (
             (lambda x, w: x @ w.T) if torch.is_grad_enabled() else product
         )  # a gradient of the gradient
-        rows = gradient.flatten(0, -2)
+        rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             multiply(rows, weight.T).view_as(states) if of_states else None,
-            multiply(rows.T, states.flatten(0, -2).T) if of_weight else None,
+            multiply(rows.T, states.reshape(-1, states.shape[-1]).T) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 
@@ -103,8 +105,11 @@ class Linear(nn.Linear):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if (
-            states.numel() * self.out_features >= ENOUGH
-            and is_plain(states, self.weight)
+            type(states) is torch.Tensor
+            and not torch.jit.is_tracing()
+            and states.numel() * self.out_features >= ENOUGH
+            and states.shape[-1] == self.in_features
+            and is_plain(states, self.weight, *([] if self.bias is None else [self.bias]))
             and onednn_is_faster()
         ):
             return _Linear.apply(states, self.weight, self.bias)

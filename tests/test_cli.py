@@ -198,7 +198,8 @@ def test_ctrl_c_says_how_to_resume_and_loses_no_line(models, tmp_path):
         "--window",
         20,
     )
-    process = start(*words)
+    # A shell starts processes in the background with this signal ignored.
+    process = start(*words, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not (tmp_path / "out.txt").exists() or not (tmp_path / "out.txt").stat().st_size:
         assert process.poll() is None
         time.sleep(0.05)

@@ -427,3 +427,14 @@ def test_a_call_inside_another_gets_tensors_of_its_own(steps):
 
     outer = generate(model, batch, **GREEDY, logits_processor=LogitsProcessorList([CallAgain()]))
     assert torch.equal(outer, expected) and torch.equal(inner[1], expected)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 3.0])
+@torch.no_grad()
+def test_the_length_penalty_of_transformers(length_penalty, steps):
+    for seed in range(6):
+        model, batch = random_model(14, seed, output_bias=True), padded_batch(14, [5, 2, 7, 3], seed)
+        model.lm_head.bias[2] = 2.0  # many hypotheses end, at different lengths
+        search = {"num_beams": 4, "num_return_sequences": 3, "length_penalty": length_penalty}
+        assert torch.equal(generate(model, batch, **search), plain(model, batch, **search))
+    assert steps

@@ -164,6 +164,15 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(ConversionError, match=r"model\.pt"):
         import_model(tmp_path / "model.pt")
+    (tmp_path / "text.pt").write_text("hi\n")
+    with pytest.raises(ConversionError, match=r"text\.pt is no checkpoint"):
+        import_model(tmp_path / "text.pt")
+    (tmp_path / "config.json").write_text('{"model_type": \n')
+    with pytest.raises(ConversionError, match=r"config\.json is not valid JSON: .*line 2"):
+        import_model(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ConversionError, match=r"config\.json holds no settings, but list"):
+        import_model(tmp_path)
     with pytest.raises(ConversionError, match="there is no folder .*nowhere"):
         import_model(tmp_path / "nowhere")
     with pytest.raises(ConversionError, match="use 'auto' or one of"):

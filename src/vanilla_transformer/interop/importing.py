@@ -1,7 +1,6 @@
 """`import_model`: find the format, convert, check against the original, and save."""
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -20,6 +19,7 @@ from .checks import (
     compare_translations,
 )
 from .parts import Parts
+from .reading import load_checkpoint, read_json
 from .weights import ConversionError
 
 FORMATS = {  # name -> module and function
@@ -120,9 +120,12 @@ def find_format(source: str | PathLike) -> str:
         files = sorted(file for file in path.iterdir() if file.suffix in CHECKPOINTS)
         if files:
             return format_of_checkpoint(files[0])
-    raise ConversionError(
-        f"{source} holds no model of a known format; give format= one of {', '.join(FORMATS)}"
-    )
+    if not path.exists():
+        raise ConversionError(
+            f"there is no folder or file {str(source)!r} here, and no such model came from the Hub: check "
+            "the name and the connection"
+        )
+    raise ConversionError(f"{source} holds no model of a known format; give one: {', '.join(FORMATS)}")
 
 
 def read_config(source: str | PathLike) -> Mapping[str, Any]:
@@ -131,7 +134,10 @@ def read_config(source: str | PathLike) -> Mapping[str, Any]:
         file = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         raise ConversionError(f"there is no folder {source} here, and the Hub says: {error}") from error
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    config = {} if file is None else read_json(file)
+    if not isinstance(config, Mapping):
+        raise ConversionError(f"{file} holds no settings, but {type(config).__name__}")
+    return config
 
 
 def format_of_config(config: Mapping[str, Any]) -> str | None:
@@ -148,8 +154,6 @@ def format_of_config(config: Mapping[str, Any]) -> str | None:
 
 
 def format_of_checkpoint(path: Path) -> str:
-    from .reading import load_checkpoint
-
     held = load_checkpoint(path)
     keys = held.keys() if isinstance(held, Mapping) else set()
     if "model_state" in keys:

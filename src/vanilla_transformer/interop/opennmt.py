@@ -1,6 +1,5 @@
 """Checkpoints of OpenNMT-py 3 and of eole, its successor."""
 
-import json
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from .parts import Parts
-from .reading import float_weights, load_checkpoint, the_file
+from .reading import float_weights, load_checkpoint, read_json, the_file
 from .torch_nn import count_layers, positions, with_biases
 from .weights import ConversionError, Weights, pop, refuse, rename, require_equal, translation_model
 
@@ -94,8 +93,7 @@ def import_opennmt(source: str | PathLike) -> Parts:
 def import_eole(source: str | PathLike) -> Parts:
     """A folder of eole: config.json, vocab.json and model.00.safetensors."""
     folder = Path(source)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    config, vocabulary = read_json(folder / "config.json"), read_json(folder / "vocab.json")
     weights: Weights = {}
     for file in sorted(folder.glob("model.*.safetensors")):
         weights |= float_weights(load_file(file))

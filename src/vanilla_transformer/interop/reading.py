@@ -1,6 +1,7 @@
 """Checkpoints of other projects, read without running code from them."""
 
 import argparse
+import json
 import pickle
 from collections.abc import Mapping
 from os import PathLike
@@ -46,8 +47,17 @@ def load_checkpoint(path: str | PathLike) -> Any:
             f"{path} holds {named}; loading them would run code of the file, so it is refused. Save the "
             "weights alone with the program that wrote it"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ConversionError(f"{path} is no checkpoint of PyTorch: {error}") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConversionError(f"{path} is no checkpoint of PyTorch ({reason})") from error
+
+
+def read_json(path: str | PathLike) -> Any:
+    """The content of a JSON file; ConversionError that names the file and the place if it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also text that is not UTF-8
+        raise ConversionError(f"{path} is not valid JSON: {error}") from error
 
 
 def unsafe_names(path: str | PathLike) -> list[str]:

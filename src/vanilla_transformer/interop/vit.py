@@ -1,6 +1,5 @@
 """Vision Transformers of transformers and of timm, and their classifiers."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -17,7 +16,7 @@ from ..modeling_vanilla_transformer_vision import (
     VanillaTransformerVisionModel,
 )
 from .parts import Parts
-from .reading import float_weights, load_checkpoint
+from .reading import float_weights, load_checkpoint, read_json
 from .torch_nn import count_layers, with_biases
 from .weights import ConversionError, Weights, fill, pop, refuse, rename, split_in_proj
 
@@ -99,7 +98,7 @@ def import_timm(source: str | PathLike, num_attention_heads: int | None = None) 
         if not found:
             raise ConversionError(f"{source} has no model.safetensors or pytorch_model.bin")
         file = Path(found[0])
-        entries = json.loads(Path(str(cached_file(source, "config.json"))).read_text(encoding="utf-8"))
+        entries = read_json(str(cached_file(source, "config.json")))
         name = entries["architecture"]
         if not TIMM_NAME.match(name) or re.search("clip|siglip|distilled|gap|reg|rope", name):
             raise ConversionError(

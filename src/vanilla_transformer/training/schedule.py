@@ -5,13 +5,7 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-
-def noam_rate(update: int, d_model: int, warmup_steps: float, factor: float = 1.0) -> float:
-    """Return the learning rate of an update, counted from 1: equation 3 of the paper times `factor`.
-
-    It grows linearly for `warmup_steps` updates, then falls with the square root of `update`.
-    """
-    return factor * d_model**-0.5 * min(update**-0.5, update * warmup_steps**-1.5)
+from ..noam import noam_rate
 
 
 def _rate_of_next_update(updates_done: int, d_model: int, warmup_steps: float, factor: float) -> float:
@@ -40,3 +34,6 @@ def get_noam_schedule(
     # Not a lambda, which cannot be pickled.
     rate = partial(_rate_of_next_update, d_model=d_model, warmup_steps=warmup_steps, factor=factor)
     return LambdaLR(optimizer, rate, last_epoch)
+
+
+__all__ = ["get_noam_schedule", "noam_rate"]

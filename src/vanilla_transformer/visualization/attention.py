@@ -1,109 +1,175 @@
-"""A heat map of cross-attention: where each target piece looks in the source."""
+"""Attention as heat maps, and the words that it aligns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..extras import extra
-from ..tokenization_vanilla_transformer import readable_tokens
+from ..alignments import split_words, word_alignments
+from .figures import (
+    COLORS,
+    Picture,
+    color_bar,
+    heat_map,
+    label_cells,
+    length_of_axis,
+    new_figure,
+    room_for,
+    shorten,
+    styled,
+)
+from .weights import MEANING, Attention, Kind, attention_of_text, chosen_heads
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+READS = {"cross": ("source", "predicts"), "encoder": ("key", "query"), "decoder": ("key", "query")}
+MOST_COLUMNS = 4  # of a grid of heads
 
 
+@styled
 def plot_attention(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     source: str,
     target: str | None = None,
     layer: int = -1,
-    head: int | None = None,
-) -> Figure:
-    """Draw the cross-attention of an encoder-decoder: one row per target piece, one column per source piece.
+    head: int | Literal["all"] | None = None,
+    kind: Kind = "cross",
+) -> Picture:
+    """Draw where each piece of a text looks: one row per piece that looks, one column per piece it looks at.
 
         figure = plot_attention(model, tokenizer, "And Jehovah said to Moses,")
         figure.savefig("attention.png")
 
-    A row shows the weights with which the decoder predicts this piece, so each row sums to 1.
+    Each row sums to 1. In cross-attention a row shows the weights with which the decoder predicts this piece.
 
     Args:
         target: the text to score; the model generates it by default.
-        layer: index of the decoder layer; -1 is the last one.
-        head: index of the head; the mean over all heads by default.
+        layer: index of the layer; -1 is the last one.
+        head: index of the head; "all" for a panel of each; the mean over all heads by default.
+        kind: "cross" for cross-attention, "encoder" for its self-attention, "decoder" for masked
+            self-attention. A model with one stack has one kind.
 
     Raises:
-        ValueError: the model is no encoder-decoder, or has no such layer or head.
+        ValueError: the model has no such attention, layer or head.
     """
-    with extra("plot"):
-        from matplotlib.figure import Figure
-
-    if not model.config.is_encoder_decoder:
+    if kind not in MEANING:
+        raise ValueError(f"kind={kind!r} does not exist: choose one of {', '.join(MEANING)}")
+    if kind == "cross" and not model.config.is_encoder_decoder:
         raise ValueError(
-            f"{type(model).__name__} has no cross-attention; plot_attention needs an encoder-decoder"
+            f"{type(model).__name__} has no cross-attention; give kind='encoder' or kind='decoder', "
+            "or an encoder-decoder"
         )
-    inputs = tokenizer(source, return_tensors="pt").to(model.device)
-    if target is None:
-        generated: torch.Tensor = model.generate(**inputs)  # type: ignore[operator]
-        labels = generated[0, 1:]  # without the start token
-    else:
-        labels = tokenizer(text_target=target, return_tensors="pt")["input_ids"][0].to(model.device)
-    weights = _cross_attention(model, inputs, labels, layer)  # (heads, target, source)
-    if head is not None and not -len(weights) <= head < len(weights):
-        raise ValueError(f"head={head} does not exist; the heads are 0 to {len(weights) - 1}")
-    weights = weights.mean(0) if head is None else weights[head]
+    found = attention_of_text(model, tokenizer, source, target)
+    if kind not in found:
+        raise ValueError(
+            f"{type(model).__name__} has no {MEANING[kind]}: give kind={' or '.join(map(repr, found))}"
+        )
+    stack = "encoder" if kind == "encoder" else "decoder"
+    if head == "all":
+        chosen_heads(found[kind].weights, layer, None, stack)
+        return _grid_of_heads(found[kind], layer, kind)
+    weights = chosen_heads(found[kind].weights, layer, head, stack)
+    return _one_map(weights, found[kind], kind)
 
-    columns, rows = _pieces(tokenizer, inputs["input_ids"][0]), _pieces(tokenizer, labels)
-    size = (1.8 + 0.42 * len(columns), 1.4 + 0.36 * len(rows))
-    figure = Figure(figsize=size, dpi=120, layout="constrained")  # not pyplot, which keeps every figure
+
+def _one_map(weights: torch.Tensor, found: Attention, kind: str) -> Picture:
+    width, height = length_of_axis(len(found.columns)), length_of_axis(len(found.rows))
+    margins = 1.5 + room_for(found.rows), 0.6 + room_for(found.columns, 0.8)
+    figure = new_figure(width + margins[0], height + margins[1])
     axes = figure.subplots()
-    image = axes.imshow(weights.float().cpu().numpy(), cmap="Blues", vmin=0, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=11)
-    axes.spines[:].set_visible(False)
-    for number in range(1, max(weights.shape)):  # white lines between the cells
-        if number < len(columns):
-            axes.axvline(number - 0.5, color="white", linewidth=1.5)
-        if number < len(rows):
-            axes.axhline(number - 0.5, color="white", linewidth=1.5)
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="attention weight")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0)
+    image = heat_map(axes, weights.numpy())
+    _name_axes(axes, kind)
+    label_cells(axes, found.rows, found.columns, (width, height))
+    color_bar(figure, image, axes, "attention weight")
     return figure
 
 
-@torch.no_grad()
-def _cross_attention(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, layer: int
-) -> torch.Tensor:
-    with _eager(model):
-        outputs = model(**inputs, labels=labels[None], output_attentions=True)
-    layers = outputs.cross_attentions
-    if not -len(layers) <= layer < len(layers):
-        raise ValueError(f"layer={layer} does not exist; the decoder layers are 0 to {len(layers) - 1}")
-    return layers[layer][0]
+def _name_axes(axes: Any, kind: str) -> None:
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    across, down = READS[kind]
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
 
 
-@contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """Switch to evaluation and to eager attention, the only one that returns weights; then restore both."""
-    implementation, training = model.config._attn_implementation, model.training
-    try:
-        model.set_attn_implementation("eager")
-        model.eval()
-        yield
-    finally:
-        model.set_attn_implementation(implementation)
-        model.train(training)
+def _grid_of_heads(found: Attention, layer: int, kind: str) -> Picture:
+    weights = found.weights[layer]  # (heads, rows, columns)
+    columns = min(len(weights), MOST_COLUMNS)
+    rows = math.ceil(len(weights) / columns)
+    side = 0.7  # of the size that one map alone has
+    width, height = (side * length_of_axis(len(names)) for names in (found.columns, found.rows))
+    figure = new_figure(
+        columns * (width + 0.3) + room_for(found.rows) + 1.6,
+        rows * (height + 0.5) + room_for(found.columns, 0.8) + 0.4,
+    )
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for head, axes in enumerate(panels.flat):
+        if head >= len(weights):
+            axes.remove()
+            continue
+        image = heat_map(axes, weights[head].numpy(), most=float(weights.max()))
+        axes.text(0.5, -0.02, f"head {head}", transform=axes.transAxes, ha="center", va="top")
+        axes.xaxis.tick_top()
+        label_cells(axes, found.rows, found.columns, (width, height))
+        axes.tick_params(labeltop=head < columns, labelleft=head % columns == 0)
+    across, down = READS[kind]
+    figure.supxlabel(f"{across}: {MEANING[kind]}")
+    figure.supylabel(down)
+    color_bar(figure, image, list(figure.axes), "attention weight", fraction=0.04 / columns * 2)
+    return figure
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
-    """Each piece as readable text, without the space before it."""
-    # matplotlib reads text between two $ as a formula
-    return [(text.strip() or "␣").replace("$", r"\$") for text in readable_tokens(tokenizer, ids.tolist())]
+@styled
+def plot_alignment(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    target: str | None = None,
+    layer: int | None = None,
+    shift: bool | None = None,
+) -> Picture:
+    """Draw the words of a text and of its translation, with lines between those that belong together.
+
+    The links are those of `vanilla_transformer.word_alignments`, which also explains `layer` and `shift`.
+
+    Args:
+        target: the translation; the model generates it by default.
+    """
+    if target is None:
+        inputs = tokenizer(source, return_tensors="pt").to(model.device)
+        generated: torch.Tensor = model.generate(**inputs)  # type: ignore[operator]
+        target = str(tokenizer.decode(generated[0], skip_special_tokens=True))
+    (links,) = word_alignments(model, tokenizer, [source], [target], layer, shift)
+    pairs = [tuple(map(int, link.split("-"))) for link in links.split()]
+    return _linked_columns(split_words(source), split_words(target), pairs)
+
+
+def _linked_columns(source: Sequence[str], target: Sequence[str], links: Sequence[tuple]) -> Picture:
+    """Two columns of words; each source word gives its lines a colour and dashes."""
+    sides = room_for(source), room_for(target)
+    width, height = sum(sides) + 2.6, 0.5 + 0.3 * max(len(source), len(target), 2)
+    figure = new_figure(width, height, layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    left, right = 0.2 + sides[0], width - 0.2 - sides[1]
+    places = []  # of the words of each side, from the top
+    for words, x, align in ((source, left, "right"), (target, right, "left")):
+        step = (height - 0.5) / max(1, len(words))
+        places.append([0.25 + step * (number + 0.5) for number in range(len(words))])
+        for word, y in zip(words, places[-1]):
+            axes.text(x, y, shorten(word), ha=align, va="center", fontsize=11)
+    for first, second in links:
+        axes.plot(
+            (left + 0.1, right - 0.1),
+            (places[0][first], places[1][second]),
+            color=COLORS[first % 4],
+            linestyle=("-", "--")[first // 4 % 2],
+            linewidth=1.6,
+            marker="o",
+            markersize=4,
+        )
+    return figure

@@ -1,66 +1,83 @@
-"""The curves of a training run, from the Trainer's `log_history`."""
+"""Curves: of a run, from the Trainer's `log_history`, and of the learning rate of section 5.3."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from ..extras import extra
+from ..noam import noam_rate
+from .figures import COLORS, Picture, line_style, panels, styled
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-BLUE, ORANGE = "#1f4e79", "#d95f02"
-
-QUALITY = {
+QUALITY = {  # the first that a run logged is drawn
     "eval_bleu": "BLEU",
     "eval_rougeL": "ROUGE-L",
     "eval_map": "mAP",
+    "eval_f1": "F1",
     "eval_accuracy": "accuracy",
+    "eval_token_accuracy": "accuracy of tokens",
 }
+SIZES = ((512, 4000), (512, 8000), (256, 4000), (1024, 4000))
 
 
-def plot_training_curves(log_history: list[dict], path: str | Path) -> None:
+@styled
+def plot_training_curves(log_history: list[dict]) -> Picture:
     """Draw training and validation loss, and the first metric of `QUALITY` that was logged.
 
-    Label smoothing (section 5.4) raises the training loss only, so the two losses do not compare.
+        plot_training_curves(trainer.state.log_history).savefig("curves.png")
+
+    Label smoothing (section 5.4) and dropout raise the training loss only, so the two losses do not compare.
     """
     measured = [key for key in QUALITY if any(key in entry for entry in log_history)][:1]
-    figure, axes = _figure(panels=1 + len(measured))
-    axes[0].plot(*_series(log_history, "loss"), color=BLUE, linewidth=1, label="training, smoothed labels")
-    validation = _series(log_history, "eval_loss")
+    figure, axes = panels(1, 1 + len(measured))
+    training, validation = _series(log_history, "loss"), _series(log_history, "eval_loss")
+    axes[0].plot(*training, color=COLORS[0], linewidth=1.2, label="training")
     if len(validation[0]):
-        axes[0].plot(*validation, color=ORANGE, marker=".", label="validation")
+        axes[0].plot(*validation, color=COLORS[1], linestyle="--", marker="o", label="validation")
     axes[0].set(xlabel="update", ylabel="loss (nats)", title="Loss")
     axes[0].legend()
     for panel, key in zip(axes[1:], measured):
-        panel.plot(*_series(log_history, key), color=ORANGE, marker=".")
+        panel.plot(*_series(log_history, key), color=COLORS[1], linestyle="--", marker="o")
         panel.set(xlabel="update", ylabel=QUALITY[key], title=f"Validation {QUALITY[key]}")
-    figure.savefig(path)
+    _separate_ticks(figure)
+    return figure
 
 
-def plot_learning_rate(log_history: list[dict], path: str | Path) -> None:
+@styled
+def plot_learning_rate(log_history: list[dict]) -> Picture:
     """Draw the learning rate of each logged update."""
-    figure, (axes,) = _figure(panels=1)
-    axes.plot(*_series(log_history, "learning_rate"), color=BLUE)
+    figure, (axes,) = panels(1, 1)
+    axes.plot(*_series(log_history, "learning_rate"), color=COLORS[0])
     axes.set(xlabel="update", ylabel="learning rate", title="Learning rate", ylim=(0, None))
-    figure.savefig(path)
+    _separate_ticks(figure)
+    return figure
+
+
+@styled
+def plot_learning_rates(sizes: Sequence[tuple[int, int]] = SIZES, updates: int = 20_000) -> Picture:
+    """Draw the Noam schedule (section 5.3) of several models.
+
+    Args:
+        sizes: d_model and warm-up updates of each.
+    """
+    if not sizes:
+        raise ValueError("sizes is empty: give pairs of d_model and warm-up updates, such as (512, 4000)")
+    figure, (axes,) = panels(1, 1, width=6.5)
+    shown = range(1, updates + 1, max(1, updates // 1000))
+    for number, (d_model, warmup) in enumerate(sizes):
+        rates = [1000 * noam_rate(update, d_model, warmup) for update in shown]
+        label = f"d_model {d_model}, warm-up {warmup:,}"
+        axes.plot(shown, rates, label=label, linewidth=1.8, **line_style(number))
+    axes.set(xlabel="update", ylabel="learning rate / 0.001", title="Noam schedule", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend()
+    return figure
+
+
+def _separate_ticks(figure: Picture) -> None:
+    """At most 7 updates on an axis: numbers of 7 digits need room."""
+    for axes in figure.axes:
+        axes.locator_params(axis="x", nbins=6)
 
 
 def _series(log_history: list[dict], name: str) -> tuple[list, list]:
     points = {entry["step"]: entry[name] for entry in log_history if name in entry}
     return list(points), list(points.values())
-
-
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    # not pyplot, which chooses a display and keeps every figure
-    with extra("plot"):
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for panel in axes:
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes

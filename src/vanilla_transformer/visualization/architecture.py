@@ -86,13 +86,13 @@ def plot_architecture(model: PreTrainedModel | LayersConfig) -> Picture:
     pre_norm = model.config.norm_position == "pre"
     heights = [_height(stack, pre_norm) for stack in stacks]
     column = WIDTH + 2 * MARGIN
-    width, height = column * len(stacks), max(heights) + 0.85
+    width, height = column * len(stacks), max(heights) + 0.8
     figure = new_figure(width, height, layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     axes.text(width / 2, height - 0.15, type(model).__name__, ha="center", va="top", weight="bold")
-    total = f"{model.num_parameters():,} parameters"
+    total = f"{model.num_parameters():,} parameters (after a colon: those of a box)"
     axes.text(width / 2, height - 0.38, total, ha="center", va="top", fontsize=9)
     ends = [
         _draw_stack(axes, stack, column * (number + 0.5), -1 if number == 0 else 1, pre_norm)
@@ -167,10 +167,9 @@ def _sublayers(layer: Any, config: LayersConfig, decoder: Any = None) -> list[tu
         )
         for part, name in names.items()
     ]
-    inner = (
-        f"{config.hidden_size} to {config.intermediate_size:,}, {config.activation}, to {config.hidden_size}"
-    )
-    forward = Block(f"Feed-forward: {_count(layer.feed_forward)}", inner, "feed-forward")
+    widths = f"{config.hidden_size} to {config.intermediate_size:,} to {config.hidden_size}"
+    inner = f"{widths}, {config.activation}"
+    forward = Block("Feed-forward", f"{inner}: {_count(layer.feed_forward)}", "feed-forward")
     return [*found, (forward, _norm(layer.feed_forward_add_norm.norm, add))]
 
 
@@ -262,7 +261,7 @@ def _sequence(stack: Stack, pre_norm: bool) -> list[Block]:
 
 def _height(stack: Stack, pre_norm: bool) -> float:
     blocks = [*stack.before, *_sequence(stack, pre_norm), *stack.after]
-    return sum(block.height + GAP for block in blocks) + 3 * GAP
+    return sum(block.height + GAP for block in blocks) + GAP  # the frame needs twice a half of it
 
 
 def _draw_stack(axes: Axes, stack: Stack, x: float, side: int, pre_norm: bool) -> tuple[float, float]:
@@ -274,8 +273,9 @@ def _draw_stack(axes: Axes, stack: Stack, x: float, side: int, pre_norm: bool) -
     y, cross = 0.15, 0.0
     for number, block in enumerate(stack.before):
         y = _draw_block(axes, block, x, y, arrow=number > 0)
-    y = _draw_arrow(axes, x, y, GAP / 2)
-    bottom = y
+    bottom = y + GAP / 2
+    axes.plot((x, x), (y, bottom), **LINE)
+    y = bottom
     for sublayer, norm in stack.sublayers:
         start = y + GAP / 2
         if pre_norm:

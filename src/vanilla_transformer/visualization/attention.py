@@ -25,7 +25,7 @@ from .figures import (
 from .weights import MEANING, Attention, Kind, attention_of_text, chosen_heads
 
 READS = {"cross": ("source", "predicts"), "encoder": ("key", "query"), "decoder": ("key", "query")}
-MOST_COLUMNS = 4  # of a grid of heads
+WIDEST_GRID = 16.0  # of heads, in inches
 
 
 @styled
@@ -97,10 +97,11 @@ def _name_axes(axes: Any, kind: str) -> None:
 
 def _grid_of_heads(found: Attention, layer: int, kind: str) -> Picture:
     weights = found.weights[layer]  # (heads, rows, columns)
-    columns = min(len(weights), MOST_COLUMNS)
+    share = 0.7  # of the size that one map alone has
+    width, height = (share * length_of_axis(len(names)) for names in (found.columns, found.rows))
+    columns = math.ceil((len(weights) * height / width) ** 0.5)  # about as wide as high
+    columns = max(1, min(columns, len(weights), int(WIDEST_GRID / width)))
     rows = math.ceil(len(weights) / columns)
-    side = 0.7  # of the size that one map alone has
-    width, height = (side * length_of_axis(len(names)) for names in (found.columns, found.rows))
     figure = new_figure(
         columns * (width + 0.3) + room_for(found.rows) + 1.6,
         rows * (height + 0.5) + room_for(found.columns, 0.8) + 0.4,

@@ -31,11 +31,13 @@ def plot_training_curves(log_history: list[dict]) -> Picture:
     training, validation = _series(log_history, "loss"), _series(log_history, "eval_loss")
     axes[0].plot(*training, color=COLORS[0], linewidth=1.2, label="training")
     if len(validation[0]):
-        axes[0].plot(*validation, color=COLORS[1], linestyle="--", marker="o", label="validation")
+        axes[0].plot(
+            *validation, color=COLORS[1], linestyle="--", marker="o", markersize=4, label="validation"
+        )
     axes[0].set(xlabel="update", ylabel="loss (nats)", title="Loss")
     axes[0].legend()
     for panel, key in zip(axes[1:], measured):
-        panel.plot(*_series(log_history, key), color=COLORS[1], linestyle="--", marker="o")
+        panel.plot(*_series(log_history, key), color=COLORS[1], linestyle="--", marker="o", markersize=4)
         panel.set(xlabel="update", ylabel=QUALITY[key], title=f"Validation {QUALITY[key]}")
     _separate_ticks(figure)
     return figure

@@ -15,6 +15,7 @@ from ..extras import extra
 with extra("plot"):
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.font_manager import fontManager
     from matplotlib.patches import Rectangle
@@ -30,6 +31,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1
 MARKERS = "os^Dv*X"
 # Both rise in lightness without a turn, so they also order values in grey.
 WEIGHTS, SIGNED = "Blues", "cividis"
+VEIL = LinearSegmentedColormap.from_list("veil", ["#08306b00", "#08306bff"])  # over an image
 
 # Fonts for characters that DejaVu lacks, if the machine has them.
 FALLBACKS = (

@@ -15,6 +15,7 @@ from ..image_processing_vanilla_transformer import to_rgb
 from .figures import (
     COLORS,
     DASHES,
+    VEIL,
     Picture,
     Rectangle,
     color_bar,
@@ -26,7 +27,7 @@ from .figures import (
 )
 from .weights import chosen_heads, eager, stacked
 
-OVERLAY = "cividis"
+FAINT = 0.25  # contrast of an image under its attention
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 WIDTH = 6.4  # inches of a picture with boxes
 
@@ -67,7 +68,7 @@ def plot_image_attention(
         if titles is not None:
             panels[0, column].set_title(shorten(titles[column], int(9 * side)), fontsize=10)
         for row, weights in enumerate(maps):
-            drawn = panels[1 + row, column].imshow(weights, cmap=OVERLAY, vmin=0, vmax=most)
+            drawn = _overlay(panels[1 + row, column], image, weights, most)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -99,6 +100,26 @@ def _patch_weights(
     extra_tokens = chosen.shape[-1] - rows * columns  # the class token comes first
     of_image = chosen[:, 0] if extra_tokens else chosen.mean(1)
     return of_image[:, extra_tokens:].unflatten(-1, (rows, columns)).numpy()
+
+
+def _overlay(
+    axes: Any,
+    image: Image.Image,
+    weights: np.ndarray,
+    most: float,
+    cell: tuple[float, float] | None = None,
+) -> Any:
+    """Draws weights `(rows, columns)` over the faint image: the darker, the more.
+
+    Args:
+        cell: its width and height in pixels of the image; by default the weights cover the whole image.
+    """
+    axes.imshow(255 - FAINT * (255 - np.asarray(image.convert("L"))), cmap="gray", vmin=0, vmax=255)
+    width, height = cell or (image.width / weights.shape[1], image.height / weights.shape[0])
+    extent = (-0.5, weights.shape[1] * width - 0.5, weights.shape[0] * height - 0.5, -0.5)
+    drawn = axes.imshow(weights, cmap=VEIL, vmin=0, vmax=most, extent=extent, interpolation="nearest")
+    axes.set(xlim=(-0.5, image.width - 0.5), ylim=(image.height - 0.5, -0.5))
+    return drawn
 
 
 @styled
@@ -203,10 +224,9 @@ def plot_query_attention(
     for axes in panels[1 + len(found) :]:
         axes.remove()
     for number, (axes, one, weights) in enumerate(zip(panels[1:], found, maps), start=1):
-        extent = (-0.5, weights.shape[1] * cell[0] - 0.5, weights.shape[0] * cell[1] - 0.5, -0.5)
-        drawn = axes.imshow(weights, cmap=OVERLAY, vmin=0, vmax=highest, extent=extent)
+        drawn = _overlay(axes, image, weights, highest, cell)
         axes.add_patch(_box([one["box"][side] - 0.5 for side in SIDES], "black", width=1.5))
-        axes.set(xticks=[], yticks=[], xlim=(-0.5, image.width - 0.5), ylim=(image.height - 0.5, -0.5))
+        axes.set(xticks=[], yticks=[])
         axes.set_title(f"{number}: {shorten(one['label'], 14)} {one['score']:.2f}", fontsize=10)
     panels[0].set_title("image", fontsize=10)
     panels[0].imshow(image)

@@ -15,7 +15,8 @@ from .figures import COLORS, SIGNED, Picture, color_bar, line_style, new_figure,
 from .weights import pieces
 
 WAVES = 4  # columns that are drawn as curves
-RARE = 300  # the tokens before are bytes and special tokens; BPE adds frequent pieces first
+FIRST_PIECE = 260  # the tokens before are special or bytes; BPE adds frequent pieces first
+WORD_STARTS = ("Ġ", "▁")  # of the pieces with a space before them
 
 
 def position_vectors(model: PreTrainedModel | None, length: int, width: int) -> torch.Tensor:
@@ -62,7 +63,7 @@ def plot_positional_encoding(
     for number, column in enumerate(columns):
         waves.plot(vectors[:, column], label=f"column {column}", **line_style(number))
     waves.set(xlabel="position", ylabel="value", title="Waves of its columns")
-    waves.set_ylim(-1.1 * most, 1.75 * most)
+    waves.set_ylim(-1.1 * most, 1.6 * most)
     waves.legend(ncols=2, loc="upper center")
     waves.grid(alpha=0.3)
     waves.spines[["top", "right"]].set_visible(False)
@@ -107,7 +108,7 @@ def plot_embeddings(
     A point whose name would cover another name has none.
 
     Args:
-        words: to draw; by default the most frequent pieces that are whole words. A word of several pieces
+        words: to draw; by default the most frequent pieces that begin a word. A word of several pieces
             has the mean of their embeddings.
         method: "pca" keeps the directions in which the words differ most, "tsne" the neighbours.
         most: number of words to choose by default.
@@ -124,10 +125,7 @@ def plot_embeddings(
         raise ValueError(f"method={method!r} does not exist: choose pca or tsne")
     table = model.get_input_embeddings().weight.detach().float().cpu()
     if words is None:
-        ids = torch.arange(len(table))
-        named = zip(ids.tolist(), pieces(tokenizer, ids))
-        chosen = {text: [id] for id, text in named if id >= RARE and len(text) > 2 and text.isalpha()}
-        chosen = dict(list(chosen.items())[:most])
+        chosen = dict(list(_frequent_words(tokenizer).items())[:most])
     else:
         chosen = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
     if len(chosen) < 3:
@@ -140,6 +138,18 @@ def plot_embeddings(
         near = min(30.0, (len(chosen) - 1) / 3)
         points = TSNE(2, perplexity=near, init="pca", random_state=seed).fit_transform(vectors)
     return _named_points(points, list(chosen), {"pca": "principal component", "tsne": "t-SNE"}[method])
+
+
+def _frequent_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """The pieces that begin a word and have more than two letters, in the order of the vocabulary."""
+    ids = torch.arange(FIRST_PIECE, len(tokenizer))
+    names = tokenizer.convert_ids_to_tokens(ids.tolist())
+    marks = any(name.startswith(WORD_STARTS) for name in names)
+    return {
+        text: [id]
+        for id, name, text in zip(ids.tolist(), names, pieces(tokenizer, ids))
+        if len(text) > 2 and text.isalpha() and (not marks or name.startswith(WORD_STARTS))
+    }
 
 
 def _named_points(points: np.ndarray, names: list[str], axis: str) -> Picture:

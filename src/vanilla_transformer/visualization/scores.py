@@ -32,6 +32,7 @@ def plot_length_against_bleu(
     references: Sequence[str],
     bins: int = 6,
     tokenize: str = "13a",
+    lowercase: bool = False,
 ) -> Picture:
     """Draw BLEU of short and of long sources; each bar has about the same number of them.
 
@@ -39,6 +40,7 @@ def plot_length_against_bleu(
         sources, outputs, references: texts, as many of each.
         bins: number of bars, fewer if many sources have the same length.
         tokenize: of sacrebleu, such as "zh".
+        lowercase: ignore case.
 
     Raises:
         ValueError: there are no texts, or not as many of each.
@@ -56,7 +58,7 @@ def plot_length_against_bleu(
     if not len(edges):  # all have one length
         edges = lengths[:1]
     numbers = np.searchsorted(edges, lengths, side="right") - 1
-    bleu, scores, names = BLEU(tokenize=tokenize), [], []
+    bleu, scores, names = BLEU(tokenize=tokenize, lowercase=lowercase), [], []
     for number in range(len(edges)):
         (chosen,) = np.nonzero(numbers == number)
         texts = [outputs[index] for index in chosen], [references[index] for index in chosen]

@@ -10,6 +10,8 @@ It takes a minute. Pictures whose model is missing are skipped.
 
 import argparse
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -19,12 +21,13 @@ from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerDetectionConfig,
     VanillaTransformerVisionConfig,
+    choose_attention,
     load_corpus,
 )
 from vanilla_transformer import visualization as pictures
 from vanilla_transformer.corpora.digits import DigitCanvases, load_digits
 
-SOURCE = "And Jehovah said to Moses, I will give you this land."
+SOURCE = "Yahweh said to Moses, I will give you this land."
 
 
 def of_the_paper(save):
@@ -46,14 +49,17 @@ def of_a_translator(save, folder):
     save("attention_heads", pictures.plot_attention(model, tokenizer, SOURCE, head="all"))
     save("attention_self", pictures.plot_attention(model, tokenizer, SOURCE, kind="encoder"))
     save("attention_masked", pictures.plot_attention(model, tokenizer, SOURCE, kind="decoder"))
-    save("alignment", pictures.plot_alignment(model, tokenizer, SOURCE))
-    save("embeddings", pictures.plot_embeddings(model, tokenizer))
+    save("embeddings", pictures.plot_embeddings(model, tokenizer, frequent_words(120)))
     save.text("attention_page.html", pictures.attention_page(model, tokenizer, SOURCE))
     log_history = json.loads(Path(folder, "trainer_state.json").read_text())["log_history"]
     save("training_curves", pictures.plot_training_curves(log_history))
     lines = [json.loads(line) for line in Path(folder, "translations.jsonl").open(encoding="utf-8")]
-    texts = ([line[key] for line in lines] for key in ("source", "translation", "reference"))
-    save("length_against_bleu", pictures.plot_length_against_bleu(*texts))
+    sources, outputs, references = (
+        [line[key] for line in lines] for key in ("source", "translation", "reference")
+    )
+    save("length_against_bleu", pictures.plot_length_against_bleu(sources, outputs, references))
+    choose_attention(model, tokenizer, sources[:300], outputs[:300])  # the layer that aligns words best
+    save("alignment", pictures.plot_alignment(model, tokenizer, SOURCE))
 
 
 def of_a_text_classifier(save, folder):
@@ -65,7 +71,8 @@ def of_a_text_classifier(save, folder):
     inputs = [pipe.tokenizer(text, return_tensors="pt", truncation=True) for text in test["en"]]
     with torch.no_grad():
         probabilities = torch.cat([pipe.model(**each).logits.softmax(-1) for each in inputs])
-    labels = [pipe.model.config.label2id[str(part)] for part in test["part"]]
+    parts = test.features["part"].names
+    labels = [pipe.model.config.label2id[parts[part]] for part in test["part"]]
     save("reliability", pictures.plot_reliability(probabilities, labels))
 
 
@@ -79,9 +86,16 @@ def of_an_image_classifier(save, folder):
 
 def of_a_detector(save, folder):
     pipe = pipeline("object-detection", model=str(folder))
-    canvas, _ = DigitCanvases("test", 10)[3]
+    canvas, _ = DigitCanvases("test", 40)[18]
     save("detections", pictures.plot_detections(canvas, pipe(canvas)))
     save("query_attention", pictures.plot_query_attention(pipe.model, pipe.image_processor, canvas))
+
+
+def frequent_words(count):
+    """The most frequent words of the Bible's English that have more than three letters."""
+    texts = load_corpus("bible_en_es")["train"]["en"]
+    words = Counter(word for text in texts for word in re.findall(r"(?<!\S)[a-z]{4,}(?!\S)", text))
+    return [word for word, _ in words.most_common(count)]
 
 
 class Saver:

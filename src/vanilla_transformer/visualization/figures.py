@@ -154,7 +154,7 @@ def label_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], size: t
 
 def heat_map(axes: Axes, weights: Any, most: float | None = None) -> Any:
     """Draws weights `(rows, columns)` from 0 to `most`, and white lines between the cells if they are few."""
-    image = axes.imshow(weights, cmap=WEIGHTS, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
+    image = axes.imshow(weights, cmap=WEIGHTS, vmin=0, vmax=most, aspect="auto", interpolation="none")
     axes.spines[:].set_visible(False)
     if max(weights.shape) <= 40:
         for number in range(1, weights.shape[1]):
@@ -171,18 +171,22 @@ def color_bar(figure: Picture, image: Any, axes: Any, label: str, **options: Any
 
 
 def place_labels(
-    axes: Axes, texts: Sequence[Text], places: Sequence[Sequence[tuple[float, float, str, str]]]
+    axes: Axes,
+    texts: Sequence[Text],
+    places: Sequence[Sequence[tuple[float, float, str, str]]],
+    points: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Moves each text to the first of its places where it is over no other text, and removes it if none is.
+    """Moves each text to the first of its places where it covers nothing, and removes it if there is none.
 
     The figure's layout is final afterwards. Texts that come first are placed first.
 
     Args:
         places: of each text, x and y in pixels of the figure, and its alignments to them.
+        points: that no text may cover, in pixels of the figure.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    inside, taken = axes.get_window_extent(), list[Bbox]()
+    inside, taken = axes.get_window_extent(), [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in points]
     for text, candidates in zip(texts, places):
         text.set_transform(None)
         for x, y, horizontal, vertical in candidates:

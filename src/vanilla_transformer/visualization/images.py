@@ -64,7 +64,7 @@ def plot_image_attention(
     panels = figure.subplots(1 + rows, len(images), squeeze=False)
     most = max(float(maps.max()) for maps in found)
     for column, (image, maps) in enumerate(zip(images, found)):
-        panels[0, column].imshow(image)
+        panels[0, column].imshow(image, interpolation="none")
         if titles is not None:
             panels[0, column].set_title(shorten(titles[column], int(9 * side)), fontsize=10)
         for row, weights in enumerate(maps):
@@ -114,10 +114,11 @@ def _overlay(
     Args:
         cell: its width and height in pixels of the image; by default the weights cover the whole image.
     """
-    axes.imshow(255 - FAINT * (255 - np.asarray(image.convert("L"))), cmap="gray", vmin=0, vmax=255)
+    faint = 255 - FAINT * (255 - np.asarray(image.convert("L")))
+    axes.imshow(faint, cmap="gray", vmin=0, vmax=255, interpolation="none")
     width, height = cell or (image.width / weights.shape[1], image.height / weights.shape[0])
     extent = (-0.5, weights.shape[1] * width - 0.5, weights.shape[0] * height - 0.5, -0.5)
-    drawn = axes.imshow(weights, cmap=VEIL, vmin=0, vmax=most, extent=extent, interpolation="nearest")
+    drawn = axes.imshow(weights, cmap=VEIL, vmin=0, vmax=most, extent=extent, interpolation="none")
     axes.set(xlim=(-0.5, image.width - 0.5), ylim=(image.height - 0.5, -0.5))
     return drawn
 
@@ -140,7 +141,7 @@ def plot_detections(image: Image.Image, objects: Sequence[Mapping[str, Any]]) ->
 
 
 def _draw_boxes(axes: Any, image: Image.Image, objects: Sequence[Mapping[str, Any]]) -> None:
-    axes.imshow(image, aspect="auto")
+    axes.imshow(image, aspect="auto", interpolation="none")
     axes.set_axis_off()
     axes.set(xlim=(-0.5, image.width - 0.5), ylim=(image.height - 0.5, -0.5))
     axes.get_figure(root=True).draw_without_rendering()
@@ -194,6 +195,7 @@ def plot_query_attention(
     processor: BaseImageProcessor,
     image: Image.Image,
     most: int = 5,
+    threshold: float = 0.3,
     layer: int = -1,
     head: int | None = None,
 ) -> Picture:
@@ -203,6 +205,7 @@ def plot_query_attention(
 
     Args:
         most: number of queries, those with the highest scores.
+        threshold: the lowest score of a query; the best one is drawn in any case.
         layer: index of the decoder layer; -1 is the last one.
         head: index of the head; the mean over all heads by default.
 
@@ -210,7 +213,7 @@ def plot_query_attention(
         ValueError: the model has no such layer or head.
     """
     image = to_rgb(image)
-    found, maps, cell = _best_queries(model, processor, image, most, layer, head)
+    found, maps, cell = _best_queries(model, processor, image, most, threshold, layer, head)
     columns = min(3, 1 + len(found))
     rows = math.ceil((1 + len(found)) / columns)
     width = 2.6
@@ -229,7 +232,7 @@ def plot_query_attention(
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{number}: {shorten(one['label'], 14)} {one['score']:.2f}", fontsize=10)
     panels[0].set_title("image", fontsize=10)
-    panels[0].imshow(image)
+    panels[0].imshow(image, interpolation="none")
     panels[0].set_axis_off()
     for one in found:
         panels[0].add_patch(_box([one["box"][side] - 0.5 for side in SIDES], "black", width=1.5))
@@ -254,6 +257,7 @@ def _best_queries(
     processor: BaseImageProcessor,
     image: Image.Image,
     most: int,
+    threshold: float,
     layer: int,
     head: int | None,
 ) -> tuple[list[dict[str, Any]], np.ndarray, tuple[float, float]]:
@@ -272,6 +276,7 @@ def _best_queries(
     weights = chosen_heads(stacked(outputs.cross_attentions), layer, head, "decoder")  # (queries, cells)
     scores, labels = outputs.logits[0].float().sigmoid().cpu().max(-1)
     best = scores.topk(min(most, len(scores))).indices
+    best = best[: max(1, int((scores[best] > threshold).sum()))]
     size = torch.tensor([image.width, image.height] * 2)
     center, sides = outputs.pred_boxes[0, best].float().cpu().split(2, dim=-1)
     boxes = torch.cat((center - sides / 2, center + sides / 2), dim=-1).clamp(0, 1) * size

@@ -56,7 +56,7 @@ def plot_positional_encoding(
     figure = new_figure(9.0, 4.2)
     table, waves = figure.subplots(1, 2, width_ratios=(5, 4))
     most = float(abs(vectors).max()) or 1.0
-    image = table.imshow(vectors, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    image = table.imshow(vectors, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto", interpolation="none")
     table.set(xlabel="column of the vector", ylabel="position", title="Positional encoding")
     color_bar(figure, image, table, "value")
     columns = np.unique(np.linspace(0, vectors.shape[1] / 2, WAVES + 2)[1:-1].astype(int) // 2 * 2)
@@ -83,7 +83,7 @@ def plot_position_similarity(
     products = vectors @ vectors.T
     figure = new_figure(9.0, 4.2)
     table, curve = figure.subplots(1, 2, width_ratios=(5, 4))
-    image = table.imshow(products, cmap=SIGNED, interpolation="nearest")
+    image = table.imshow(products, cmap=SIGNED, interpolation="none")
     table.set(xlabel="position", ylabel="position", title="Dot products of positions")
     color_bar(figure, image, table, "dot product")
     middle = len(vectors) // 2
@@ -165,6 +165,8 @@ def _named_points(points: np.ndarray, names: list[str], axis: str) -> Picture:
     texts = [axes.text(0, 0, name, fontsize=9, zorder=2) for name in names]
     directions = [(1, 0, "left", "center"), (-1, 0, "right", "center")]
     directions += [(0, 1, "center", "bottom"), (0, -1, "center", "top")]
+    directions += [(0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top")]
+    directions += [(-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top")]
     places = [[(x + gap * i, y + gap * j, ha, va) for i, j, ha, va in directions] for x, y in pixels]
-    place_labels(axes, texts, places)
+    place_labels(axes, texts, places, pixels.tolist())
     return figure

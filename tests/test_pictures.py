@@ -1,0 +1,461 @@
+"""Every picture can be read with few and with many words, and is the same file each time."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from picture_layout import assert_legible, corners, drawn_texts, overlap
+
+from vanilla_transformer import (
+    VanillaTransformerConfig,
+    VanillaTransformerDetectionConfig,
+    VanillaTransformerForCausalLM,
+    VanillaTransformerForConditionalGeneration,
+    VanillaTransformerForImageClassification,
+    VanillaTransformerForMaskedLM,
+    VanillaTransformerForObjectDetection,
+    VanillaTransformerForQuestionAnswering,
+    VanillaTransformerForSequenceClassification,
+    VanillaTransformerForTokenClassification,
+    VanillaTransformerImageProcessor,
+    VanillaTransformerModel,
+    VanillaTransformerTokenizer,
+    VanillaTransformerVisionConfig,
+)
+from vanilla_transformer import visualization as pictures
+from vanilla_transformer.noam import noam_rate
+
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "encoder_layers": 2}
+TEXT = SIZES | {"decoder_layers": 2, "vocab_size": 320}
+LONG = " ".join(["Jehová", "dió", "á", "su", "hijo", "Donaudampfschifffahrtsgesellschaft", "語", "$x$"] * 12)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = ["Y dió Jehová á su hijo y su tierra."] * 2
+    return VanillaTransformerTokenizer.train([texts], vocab_size=320, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return VanillaTransformerForConditionalGeneration(VanillaTransformerConfig(**TEXT)).eval()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    config = VanillaTransformerVisionConfig(
+        **SIZES, image_size=16, patch_size=4, id2label={0: "cat", 1: "dog"}
+    )
+    return VanillaTransformerForImageClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    labels = {0: "cat", 1: "a label that nobody can read in one go"}
+    config = VanillaTransformerDetectionConfig(
+        **SIZES, decoder_layers=1, patch_size=8, num_queries=6, id2label=labels
+    )
+    return VanillaTransformerForObjectDetection(config).eval()
+
+
+def weights_of(axes, image=-1):
+    return axes.images[image].get_array().data
+
+
+def photo(width=16, height=16):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+# Text
+
+
+@pytest.mark.parametrize("head", [None, "all"])
+@pytest.mark.parametrize("source, target", [("su", "y"), ("su hijo dió", "Y dió á"), (LONG, LONG)])
+@pytest.mark.parametrize("kind", ["cross", "encoder", "decoder"])
+def test_attention_is_legible(model, tokenizer, source, target, kind, head):
+    assert_legible(pictures.plot_attention(model, tokenizer, source, target, kind=kind, head=head))
+
+
+def test_masked_attention_looks_back_only(model, tokenizer):
+    axes = pictures.plot_attention(model, tokenizer, "su", "Y dió á su", kind="decoder").axes[0]
+    weights = weights_of(axes)
+    assert weights.sum(1) == pytest.approx(1, abs=1e-5) and not np.triu(weights, 1).any()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["<s>", "Y", "dió", "á", "su"]
+
+
+def test_a_grid_has_each_head_and_one_scale(model, tokenizer):
+    figure = pictures.plot_attention(model, tokenizer, "su hijo", "dió", head="all", layer=0)
+    for head in (0, 1):
+        one = pictures.plot_attention(model, tokenizer, "su hijo", "dió", head=head, layer=0)
+        assert weights_of(figure.axes[head]) == pytest.approx(weights_of(one.axes[0]))
+    assert figure.axes[0].images[0].get_clim() == figure.axes[1].images[0].get_clim()
+
+
+def test_models_with_one_stack_have_one_kind(tokenizer):
+    encoder = VanillaTransformerForMaskedLM(VanillaTransformerConfig(**TEXT | {"decoder_layers": 0}))
+    decoder = VanillaTransformerForCausalLM(VanillaTransformerConfig(**TEXT | {"encoder_layers": 0}))
+    assert_legible(pictures.plot_attention(encoder, tokenizer, "su hijo", kind="encoder"))
+    axes = pictures.plot_attention(decoder, tokenizer, "su hijo", kind="decoder").axes[0]
+    assert not np.triu(weights_of(axes), 1).any()
+    with pytest.raises(ValueError, match="has no self-attention of the encoder: give kind='decoder'"):
+        pictures.plot_attention(decoder, tokenizer, "su", kind="encoder")
+    with pytest.raises(ValueError, match="takes no target"):
+        pictures.plot_attention(decoder, tokenizer, "su", "hijo", kind="decoder")
+    with pytest.raises(ValueError, match="kind='self' does not exist: choose one of cross, encoder, decoder"):
+        pictures.plot_attention(encoder, tokenizer, "su", kind="self")
+
+
+@pytest.mark.parametrize("source, target", [("su", "y"), ("su hijo", None), (LONG, "dió á su hijo")])
+def test_alignment_is_legible_and_draws_the_links(model, tokenizer, source, target):
+    from vanilla_transformer import word_alignments
+
+    figure = pictures.plot_alignment(model, tokenizer, source, target)
+    if target is not None:
+        assert_legible(figure)
+        (links,) = word_alignments(model, tokenizer, [source], [target])
+        assert len(figure.axes[0].lines) == len(links.split())
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_embeddings_are_legible(model, tokenizer, method):
+    assert_legible(pictures.plot_embeddings(model, tokenizer, method=method))
+    assert_legible(pictures.plot_embeddings(model, tokenizer, LONG.split()[:8], method))
+
+
+def test_too_few_words_have_no_plane(model, tokenizer):
+    with pytest.raises(ValueError, match="2 words are too few"):
+        pictures.plot_embeddings(model, tokenizer, ["su", "hijo"])
+    with pytest.raises(ValueError, match="method='umap' does not exist: choose pca or tsne"):
+        pictures.plot_embeddings(model, tokenizer, method="umap")
+
+
+@pytest.mark.parametrize("settings", [{}, {"length": 2, "width": 4}, {"length": 5000, "width": 1024}])
+def test_positions_are_legible(settings):
+    assert_legible(pictures.plot_positional_encoding(**settings))
+    assert_legible(pictures.plot_position_similarity(**{**settings, "length": settings.get("length", 9) % 900}))
+
+
+def test_positions_of_models(model, classifier, detector):
+    learned = VanillaTransformerModel(
+        VanillaTransformerConfig(**TEXT, position_embedding_type="learned", max_position_embeddings=7)
+    )
+    shown = weights_of(pictures.plot_positional_encoding(learned).axes[0])
+    assert shown == pytest.approx(learned.encoder.embed_positions.weight.detach().numpy())
+    assert weights_of(pictures.plot_positional_encoding(model, length=9).axes[0]).shape == (9, 16)
+    for images in (classifier, detector):
+        assert_legible(pictures.plot_positional_encoding(images))
+        assert_legible(pictures.plot_position_similarity(images))
+    shown = weights_of(pictures.plot_positional_encoding(classifier).axes[0])
+    assert shown == pytest.approx(classifier.model.encoder.embed_positions.weight.detach().numpy())
+
+
+# Curves and scores
+
+
+def test_learning_rates_are_those_of_the_paper():
+    figure = pictures.plot_learning_rates([(512, 4000), (128, 10)], updates=100)
+    assert_legible(figure)
+    updates, rates = figure.axes[0].lines[1].get_data()
+    assert rates == pytest.approx([1000 * noam_rate(update, 128, 10) for update in updates])
+    assert_legible(pictures.plot_learning_rates(updates=3_000_000))
+
+
+@pytest.mark.parametrize("scale", [1, 1_000_000])
+def test_training_curves_are_legible(scale):
+    history = [{"step": step * scale, "loss": 9 / step, "learning_rate": 1e-5 / step} for step in range(1, 9)]
+    assert_legible(pictures.plot_training_curves(history))
+    assert_legible(pictures.plot_learning_rate(history))
+    history += [{"step": step * scale, "eval_loss": 8 / step, "eval_bleu": 3 * step} for step in (2, 4, 8)]
+    figure = pictures.plot_training_curves(history)
+    assert_legible(figure)
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([6, 12, 24])
+    assert_legible(pictures.plot_training_curves([]))
+
+
+def test_length_against_bleu_scores_each_bin_alone():
+    from sacrebleu.metrics import BLEU
+
+    random = np.random.default_rng(0)
+    words = np.array("the dog runs over a green field and two men sit there".split())
+    lengths = random.integers(4, 40, 300)
+    references = [" ".join(random.choice(words, length)) for length in lengths]
+    outputs = [" ".join(text.split()[:-1]) + " cat" for text in references]
+    figure = pictures.plot_length_against_bleu(references, outputs, references, bins=5)
+    assert_legible(figure)
+    bars = figure.axes[0].patches
+    counts = []
+    for label, bar in zip(figure.axes[0].get_xticklabels(), bars):
+        low, high, count = map(int, re.fullmatch(r"(\d+)–(\d+)\n\((\d+)\)", label.get_text()).groups())
+        chosen = [i for i, length in enumerate(lengths) if low <= length <= high]
+        score = BLEU().corpus_score([outputs[i] for i in chosen], [[references[i] for i in chosen]]).score
+        assert len(chosen) == count and bar.get_height() == pytest.approx(score)
+        counts.append(count)
+    assert sum(counts) == 300 and min(counts) > 30
+
+
+@pytest.mark.parametrize("count, bins", [(1, 6), (30, 6), (3000, 20)])
+def test_length_against_bleu_is_legible(count, bins):
+    texts = [" ".join("abcdefgh"[: 1 + number % 8] * 20) for number in range(count)]
+    assert_legible(pictures.plot_length_against_bleu(texts, texts, texts, bins))
+    same = ["the dog runs over it"] * count
+    assert len(pictures.plot_length_against_bleu(same, same, same, bins).axes[0].patches) == 1
+
+
+def test_texts_that_do_not_match_are_an_error():
+    for texts in (([], [], []), (["a"], ["a", "b"], ["a"])):
+        with pytest.raises(ValueError, match="give as many of each"):
+            pictures.plot_length_against_bleu(*texts)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 15, 16, 100, 1000])
+def test_confusion_matrix_is_legible(classes):
+    counts = np.random.default_rng(0).integers(0, 100_000, (classes, classes))
+    names = [f"class {number} of a long name" for number in range(classes)]
+    figure = pictures.plot_confusion_matrix(counts, names)
+    assert_legible(figure)
+    shares = weights_of(figure.axes[0])
+    assert shares.sum(1) == pytest.approx(1)
+    assert len(figure.axes[0].texts) == (classes**2 if classes <= 15 else 0)
+
+
+def test_a_matrix_of_another_size_is_an_error():
+    with pytest.raises(ValueError, match=r"the shape \(2, 3\), but there are 2 names"):
+        pictures.plot_confusion_matrix(np.ones((2, 3)), ["a", "b"])
+
+
+def test_reliability_is_the_share_that_is_right():
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1, 4000)
+    labels = np.where(random.uniform(size=4000) < sure, 0, 1)  # calibrated: class 0 with its probability
+    probabilities = np.stack([sure, 1 - sure], -1)
+    figure = pictures.plot_reliability(probabilities, np.append(labels[:-1], -100))
+    assert_legible(figure)
+    confidence, share = figure.axes[0].lines[1].get_data()
+    assert len(share) == 5 and share == pytest.approx(confidence, abs=0.06)
+    error = float(re.search(r"([\d.]+)%", figure.axes[0].get_title())[1])
+    assert error == pytest.approx(100 * np.mean(abs(share - confidence)), abs=0.5)
+    always = pictures.plot_reliability([[0.9, 0.1]] * 10, [0] * 5 + [1] * 5)
+    assert "40.0%" in always.axes[0].get_title()
+    assert_legible(pictures.plot_reliability([[1.0, 0.0]], [0]))
+    with pytest.raises(ValueError, match="no example has a label"):
+        pictures.plot_reliability([[0.9, 0.1]], [-100])
+
+
+# Images
+
+
+@pytest.mark.parametrize("count, head", [(1, None), (1, "all"), (9, 1)])
+def test_image_attention_is_legible(classifier, count, head):
+    processor = VanillaTransformerImageProcessor(size={"height": 16, "width": 16})
+    images = [photo(40, 30)] * count
+    titles = ["a class with quite a long name"] * count
+    assert_legible(pictures.plot_image_attention(classifier, processor, images, head=head, titles=titles))
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "mean"])
+def test_image_attention_is_that_of_the_pooled_vector(pooling):
+    torch.manual_seed(0)
+    config = VanillaTransformerVisionConfig(**SIZES, image_size=16, patch_size=4, pooling=pooling)
+    model = VanillaTransformerForImageClassification(config).eval()
+    processor = VanillaTransformerImageProcessor(size={"height": 16, "width": 16})
+    figure = pictures.plot_image_attention(model, processor, photo(), head=1, layer=0)
+    pixels = processor(images=photo(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        weights = model(pixels, output_attentions=True).attentions[0][0, 1]
+    expected = weights[0, 1:] if pooling == "class_token" else weights.mean(0)
+    assert weights_of(figure.axes[1]) == pytest.approx(expected.view(4, 4).numpy())
+    with pytest.raises(ValueError, match="there are no images"):
+        pictures.plot_image_attention(model, processor, [])
+
+
+@pytest.mark.parametrize("count, size", [(0, 60), (1, 4), (12, 60), (100, 60)])
+def test_labels_of_boxes_are_legible(count, size):
+    random = np.random.default_rng(0)
+    objects = []
+    for number in range(count):
+        left, top = random.integers(0, 80), random.integers(0, 60)
+        box = {"xmin": left, "ymin": top, "xmax": left + size // 2, "ymax": top + size // 3}
+        objects.append({"label": f"label {number % 9}", "score": random.uniform(), "box": box})
+    figure = pictures.plot_detections(photo(120, 80), objects)
+    assert len(figure.axes[0].patches) == count
+    if count:
+        assert_legible(figure)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (100, 40)])
+def test_query_attention_is_legible(detector, size):
+    processor = VanillaTransformerImageProcessor(size={"height": 64, "width": 64})
+    figure = pictures.plot_query_attention(detector, processor, photo(*size), threshold=0.0)
+    assert_legible(figure)
+    assert_legible(pictures.plot_query_attention(detector, processor, photo(*size), threshold=1.0))
+    for axes in figure.axes[1:-1]:  # of the queries, whose weights sum to 1
+        weights = weights_of(axes)
+        assert weights.shape == (8, 8) and weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+# The model itself
+
+ENCODER, DECODER = TEXT | {"decoder_layers": 0}, TEXT | {"encoder_layers": 0}
+MODELS = {
+    "paper": VanillaTransformerForConditionalGeneration(VanillaTransformerConfig(**TEXT)),
+    "pre-norm": VanillaTransformerForConditionalGeneration(
+        VanillaTransformerConfig(
+            **TEXT, norm_position="pre", norm_type="batch", position_embedding_type="learned", head_dim=4
+        )
+    ),
+    "untied": VanillaTransformerForConditionalGeneration(
+        VanillaTransformerConfig(**TEXT, tie_word_embeddings=False, target_vocab_size=300, final_norm=True)
+    ),
+    "causal": VanillaTransformerForCausalLM(VanillaTransformerConfig(**DECODER)),
+    "masked": VanillaTransformerForMaskedLM(VanillaTransformerConfig(**ENCODER)),
+    "texts": VanillaTransformerForSequenceClassification(VanillaTransformerConfig(**ENCODER)),
+    "tokens": VanillaTransformerForTokenClassification(VanillaTransformerConfig(**ENCODER)),
+    "answers": VanillaTransformerForQuestionAnswering(VanillaTransformerConfig(**ENCODER)),
+    "bare": VanillaTransformerModel(VanillaTransformerConfig(**TEXT)),
+}
+
+
+def assert_texts_fit_their_boxes(figure):
+    frames = [patch.get_window_extent() for patch in figure.axes[0].patches if patch.get_fill()]
+    for text in drawn_texts(figure):
+        box = text.get_window_extent()
+        for frame in frames:
+            if frame.contains(*box.p0) or frame.contains(*box.p1) or box.overlaps(frame):
+                assert frame.contains(*box.p0) and frame.contains(*box.p1), text.get_text()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_diagram_of_text_models(name):
+    check_diagram(MODELS[name])
+
+
+def test_the_diagram_of_image_models(classifier, detector):
+    check_diagram(classifier)
+    check_diagram(detector)
+
+
+def check_diagram(model):
+    figure = pictures.plot_architecture(model)
+    assert_legible(figure)
+    assert_texts_fit_their_boxes(figure)
+    shown = "\n".join(text.get_text() for text in drawn_texts(figure))
+    assert f"{model.num_parameters():,} parameters" in shown
+    stacks = [stack for stack in ("encoder", "decoder") if getattr(model.config, f"{stack}_layers")]
+    assert shown.count(" ×") == len(stacks)
+    assert shown.count("Cross-attention") == (len(stacks) == 2)
+    for stack in stacks:
+        for module in getattr(model.base_model, stack).layers[0].children():
+            assert f": {sum(weights.numel() for weights in module.parameters()):,}\n" in shown
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        VanillaTransformerConfig(),
+        VanillaTransformerConfig.from_preset("big", norm_position="pre", final_norm=True),
+        VanillaTransformerConfig(encoder_layers=0, vocab_size=1_000_000, hidden_size=12288, num_attention_heads=96),
+        VanillaTransformerConfig(decoder_layers=0, position_embedding_type="learned"),
+        VanillaTransformerVisionConfig.from_preset("large"),
+        VanillaTransformerDetectionConfig(),
+    ],
+    ids=["base", "big", "huge", "encoder", "vision", "detection"],
+)
+def test_a_diagram_needs_no_weights(config):
+    figure = pictures.plot_architecture(config)
+    assert_legible(figure)
+    assert_texts_fit_their_boxes(figure)
+
+
+def test_another_model_has_no_diagram():
+    from transformers import BertConfig, BertModel
+
+    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    with pytest.raises(ValueError, match="BertModel is no model of this package"):
+        pictures.plot_architecture(bert)
+
+
+# Files
+
+
+def test_saving_twice_gives_the_same_file(model, tokenizer, tmp_path):
+    for suffix in ("svg", "png", "pdf"):
+        saved = []
+        for number in range(2):
+            figure = pictures.plot_attention(model, tokenizer, "su hijo", "dió")
+            figure.savefig(tmp_path / f"{number}.{suffix}")
+            saved.append((tmp_path / f"{number}.{suffix}").read_bytes())
+        assert saved[0] == saved[1]
+    text = (tmp_path / "0.svg").read_text()
+    assert ">hijo<" in text and "<dc:date>" not in text  # text is text
+
+
+def test_a_missing_font_is_one_warning(model, tokenizer, tmp_path, recwarn):
+    figure = pictures.plot_alignment(model, tokenizer, "\U00010900\U00010901 su", "dió")  # Phoenician
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+    figure.savefig(tmp_path / "a.svg")
+    assert "\U00010900" in (tmp_path / "a.svg").read_text() and not recwarn.list
+    figure.savefig(tmp_path / "a.png")
+    messages = [str(each.message) for each in recwarn]
+    assert len(messages) == 1 and "no font here has \U00010900 \U00010901" in messages[0]
+
+
+def test_the_callers_style_stays(model, tokenizer):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    pictures.plot_attention(model, tokenizer, "su", "dió")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_helper_sees_what_is_wrong():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 3))
+    figure.text(0.5, 0.5, "one")
+    assert_legible(figure)
+    other = figure.text(0.5, 0.52, "two")
+    with pytest.raises(AssertionError, match="'one' is over 'two'"):
+        assert_legible(figure)
+    other.set(position=(0.99, 0.1))
+    with pytest.raises(AssertionError, match="'two' is cut off"):
+        assert_legible(figure)
+    square = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+    turned = (square - 0.5) @ np.array([[1, 1], [-1, 1]]) / math.sqrt(2)
+    assert overlap(square, turned + [1.1, 0.5]) and not overlap(square, turned + [1.4, 1.4])
+    turned = figure.text(0.2, 0.2, "slanted", rotation=90, rotation_mode="anchor")
+    expected = corners(turned)
+    turned.set_rotation(89.999)
+    assert sorted(corners(turned).tolist()) == pytest.approx(sorted(expected.tolist()), abs=1)
+
+
+def test_the_page_is_whole_and_safe(model, tokenizer):
+    source = "su </script><b>hijo</b> <!-- DATA TITLE & \u2028 $"
+    page = pictures.attention_page(model, tokenizer, source, "dió </script>")
+    assert page.count("</script>") == 2 and "<b>" not in page and "http" not in page.replace("http-equiv", "")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    kinds = json.loads(data)
+    assert [kind["name"].split()[0] for kind in kinds] == ["cross-attention", "self-attention", "masked"]
+    assert "".join(kinds[1]["columns"]).startswith("su␣</script><b>hijo</b>")
+
+
+def test_the_page_has_all_weights(model, tokenizer):
+    import base64
+
+    page = pictures.attention_page(model, tokenizer, "su hijo", "Y dió")
+    kinds = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    for kind, name in zip(kinds, ("cross", "encoder", "decoder")):
+        shape = [kind["layers"], kind["heads"], len(kind["rows"]), len(kind["columns"])]
+        weights = np.frombuffer(base64.b64decode(kind["weights"]), np.uint8).reshape(shape) / 255
+        for layer, head in ((0, 1), (1, 0)):
+            figure = pictures.plot_attention(
+                model, tokenizer, "su hijo", "Y dió", kind=name, layer=layer, head=head
+            )
+            assert weights[layer, head] == pytest.approx(weights_of(figure.axes[0]), abs=0.002)

@@ -81,7 +81,10 @@ def of_an_image_classifier(save, folder):
     digits = load_digits()["validation"]
     chosen = [digits[index]["image"] for index in range(6)]
     titles = [found[0]["label"] for found in pipe(chosen)]
-    save("image_attention", pictures.plot_image_attention(pipe.model, pipe.image_processor, chosen, titles=titles))
+    save(
+        "image_attention",
+        pictures.plot_image_attention(pipe.model, pipe.image_processor, chosen, titles=titles),
+    )
 
 
 def of_a_detector(save, folder):
@@ -114,7 +117,9 @@ class Saver:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="where to write the pictures")
     parser.add_argument("--translator", type=Path, default="outputs/quickstart")
     parser.add_argument("--text_classifier", type=Path, default="outputs/text_classification_quickstart")

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AutoModelForImageClassification
 
 from vanilla_transformer import VanillaTransformerImageProcessor, VanillaTransformerVisionConfig, tasks
-from vanilla_transformer.tasks import augmentation, image_classification, images, labels
+from vanilla_transformer.tasks import augmentation, image_classification, images, labels, pictures
 from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 SETTINGS = (
@@ -75,6 +75,8 @@ def main(model_settings, data, changes, args):
         if trainer.is_world_process_zero():  # the files of the last split remain
             report = labels.class_report(scored.predictions, scored.label_ids, names)
             labels.write_class_report(report, place.folder)
+            pictures.draw_classes(report, scored.predictions, scored.label_ids, place.folder)
+            pictures.draw_image_attention(trainer, dataset, place.folder)
             predicted = labels.predicted_labels(scored.label_ids, scored.predictions, names)
             labels.write_predictions(predicted, place.folder)
 

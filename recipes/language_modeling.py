@@ -8,7 +8,7 @@ torchrun --nproc-per-node 8 recipes/language_modeling.py recipes/language_modeli
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from vanilla_transformer import VanillaTransformerConfig, tasks
-from vanilla_transformer.tasks import language_modeling
+from vanilla_transformer.tasks import language_modeling, pictures
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerTrainer,
@@ -73,6 +73,9 @@ def main(model_settings, data, start, args):
         scores[name] = trainer.evaluate(encoded[name], metric_key_prefix=name)
         if data.objective == "causal":
             scores[name] |= language_modeling.text_scores(scores[name], name, splits[name], encoded[name])
+        if trainer.is_world_process_zero():
+            texts = splits[name]["text"]
+            pictures.draw_language_model(trainer, texts, tokenizer, place.folder, data.objective)
 
     # Card
     tasks.finish(

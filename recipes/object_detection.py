@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoModelForObjectDetection
 
 from vanilla_transformer import VanillaTransformerDetectionConfig, tasks
-from vanilla_transformer.tasks import augmentation, boxes, images, object_detection
+from vanilla_transformer.tasks import augmentation, boxes, images, object_detection, pictures
 from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 SETTINGS = (
@@ -65,6 +65,8 @@ def main(model_settings, data, changes, args):
         path = Path(place.folder, f"detections_{name}.jsonl") if trainer.is_world_process_zero() else None
         metrics = object_detection.detection_metrics(processor, splits[name].annotations, names, path)
         scores[name] = tasks.predict(trainer, splits[name], name, metrics).metrics
+        if trainer.is_world_process_zero():  # the pictures of the last split remain
+            pictures.draw_detections(trainer, splits[name], place.folder)
 
     # Card
     tasks.finish(

@@ -8,7 +8,7 @@ accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py 
 from transformers import AutoModelForSeq2SeqLM
 
 from vanilla_transformer import VanillaTransformerConfig, tasks
-from vanilla_transformer.tasks import seq2seq, text_scores
+from vanilla_transformer.tasks import pictures, seq2seq, text_scores
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerSeq2SeqTrainer,
@@ -70,7 +70,9 @@ def main(model_settings, data, start, decoding, args):
         scored = tasks.predict(trainer, encoded[name], name, metrics, num_beams=beams)
         scores[name] = scored.metrics
         if trainer.is_world_process_zero():
-            text_scores.write_outputs(encoded[name], scored.predictions, tokenizer, place.folder, data.task)
+            outputs = encoded[name], scored.predictions, tokenizer, place.folder
+            text_scores.write_outputs(*outputs, data.task)
+            pictures.draw_texts(trainer, *outputs, data)
 
     # Card
     tasks.finish(

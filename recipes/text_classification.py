@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from vanilla_transformer import VanillaTransformerConfig, tasks
-from vanilla_transformer.tasks import labels, text_classification
+from vanilla_transformer.tasks import labels, pictures, text_classification
 from vanilla_transformer.training import VanillaTransformerTrainer, VanillaTransformerTrainingArguments
 
 SETTINGS = (
@@ -65,6 +65,7 @@ def main(model_settings, data, start, args):
         if trainer.is_world_process_zero():  # the files of the last split remain
             report = labels.class_report(scored.predictions, scored.label_ids, names)
             labels.write_class_report(report, place.folder)
+            pictures.draw_classes(report, scored.predictions, scored.label_ids, place.folder)
             text_classification.report_predictions(
                 encoded[name], scored.predictions, data, names, place.folder
             )

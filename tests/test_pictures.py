@@ -140,7 +140,9 @@ def test_too_few_words_have_no_plane(model, tokenizer):
 @pytest.mark.parametrize("settings", [{}, {"length": 2, "width": 4}, {"length": 5000, "width": 1024}])
 def test_positions_are_legible(settings):
     assert_legible(pictures.plot_positional_encoding(**settings))
-    assert_legible(pictures.plot_position_similarity(**{**settings, "length": settings.get("length", 9) % 900}))
+    assert_legible(
+        pictures.plot_position_similarity(**{**settings, "length": settings.get("length", 9) % 900})
+    )
 
 
 def test_positions_of_models(model, classifier, detector):
@@ -361,7 +363,9 @@ def check_diagram(model):
     [
         VanillaTransformerConfig(),
         VanillaTransformerConfig.from_preset("big", norm_position="pre", final_norm=True),
-        VanillaTransformerConfig(encoder_layers=0, vocab_size=1_000_000, hidden_size=12288, num_attention_heads=96),
+        VanillaTransformerConfig(
+            encoder_layers=0, vocab_size=1_000_000, hidden_size=12288, num_attention_heads=96
+        ),
         VanillaTransformerConfig(decoder_layers=0, position_embedding_type="learned"),
         VanillaTransformerVisionConfig.from_preset("large"),
         VanillaTransformerDetectionConfig(),
@@ -377,7 +381,9 @@ def test_a_diagram_needs_no_weights(config):
 def test_another_model_has_no_diagram():
     from transformers import BertConfig, BertModel
 
-    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    bert = BertModel(
+        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    )
     with pytest.raises(ValueError, match="BertModel is no model of this package"):
         pictures.plot_architecture(bert)
 

@@ -33,8 +33,12 @@ def text_metrics(
     """Return `translation_metrics` or `summarization_metrics`, whichever belongs to the task."""
     if data.task == "summarization":
         return summarization_metrics(tokenizer, references)
-    tokenize = data.bleu_tokenize or bleu_tokenizer(data.target_lang or _suffix_of_target(data))
-    return translation_metrics(tokenizer, references, data.lowercase, tokenize)
+    return translation_metrics(tokenizer, references, data.lowercase, bleu_tokenization(data))
+
+
+def bleu_tokenization(data: Seq2SeqArguments) -> str:
+    """Return the name of sacreBLEU's tokenization for the target language, such as "zh"."""
+    return data.bleu_tokenize or bleu_tokenizer(data.target_lang or _suffix_of_target(data))
 
 
 def _suffix_of_target(data: Seq2SeqArguments) -> str | None:

@@ -211,7 +211,10 @@ class CurvesCallback(TrainerCallback):
         try:
             from ..visualization.curves import plot_learning_rate, plot_training_curves
 
-            for name, draw in (("training_curves", plot_training_curves), ("learning_rate", plot_learning_rate)):
+            for name, draw in (
+                ("training_curves", plot_training_curves),
+                ("learning_rate", plot_learning_rate),
+            ):
                 draw(state.log_history).savefig(Path(args.output_dir, f"{name}.png"))
         except (ImportError, OSError) as error:  # training has succeeded
             logger.warning(f"the training curves were not drawn in {args.output_dir}: {error}")

@@ -93,7 +93,11 @@ def chosen_heads(weights: torch.Tensor, layer: int, head: int | None, stack: str
 def is_decoder(model: PreTrainedModel) -> bool:
     """Whether a model with one stack is a decoder."""
     config = model.config
-    return model.can_generate() or getattr(config, "is_decoder", False) or getattr(config, "encoder_layers", None) == 0
+    return (
+        model.can_generate()
+        or getattr(config, "is_decoder", False)
+        or getattr(config, "encoder_layers", None) == 0
+    )
 
 
 def start_token(model: Any) -> int:

@@ -20,6 +20,7 @@ PRESET_CONFIGS: dict[str, tuple[type[LayersConfig], str]] = {
     "vision": (VanillaTransformerVisionConfig, "AutoModelForImageClassification"),
     "detection": (VanillaTransformerDetectionConfig, "AutoModelForObjectDetection"),
 }
+SEQ2SEQ = ("ForConditionalGeneration", "MTModel")  # ends of names of classes with encoder and decoder
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 TRAINING_BYTES = 16  # of a parameter in float32: weight, gradient, and Adam's two moments
 
@@ -45,7 +46,7 @@ def without_weights(name: str, kind: str) -> PreTrainedModel:
                 for auto in vars(transformers)
                 if auto.startswith("AutoModelFor") and architecture.endswith(auto.removeprefix("AutoModel"))
             ),
-            "AutoModelForSeq2SeqLM" if architecture.endswith("MTModel") else "AutoModel",
+            "AutoModelForSeq2SeqLM" if architecture.endswith(SEQ2SEQ) else "AutoModel",
         )
     with torch.device("meta"):
         return getattr(transformers, auto_class).from_config(config)

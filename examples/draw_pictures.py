@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, pipeline
+from transformers import pipeline
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
@@ -53,7 +53,8 @@ def of_a_translator(save, folder):
     save.text("attention_page.html", pictures.attention_page(model, tokenizer, SOURCE))
     log_history = json.loads(Path(folder, "trainer_state.json").read_text())["log_history"]
     save("training_curves", pictures.plot_training_curves(log_history))
-    lines = [json.loads(line) for line in Path(folder, "translations.jsonl").open(encoding="utf-8")]
+    lines = Path(folder, "translations.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [json.loads(line) for line in lines]
     sources, outputs, references = (
         [line[key] for line in lines] for key in ("source", "translation", "reference")
     )

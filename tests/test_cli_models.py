@@ -203,8 +203,8 @@ def test_detect_draws_boxes_and_reports_bad_pictures(tmp_path):
         ["error", "image"]
     ]
     assert len(records[0]["objects"]) > 0
-    drawn = np.asarray(Image.open(tmp_path / "found" / "a.png"))
-    assert drawn.shape == (64, 64, 3) and (drawn != 90).any()
+    drawn = np.asarray(Image.open(tmp_path / "found" / "a.png").convert("RGB"))
+    assert drawn.shape[0] == drawn.shape[1] >= 64 and (drawn != 90).any()
 
 
 def test_plot_draws_curves_and_attention(translator, tmp_path):
@@ -215,6 +215,24 @@ def test_plot_draws_curves_and_attention(translator, tmp_path):
     call("plot", translator, "--source", "the dog", "-o", tmp_path / "attention.svg")
     assert (tmp_path / "curves.png").stat().st_size and (tmp_path / "attention.svg").stat().st_size
     assert "trainer_state.json" in call("plot", translator, "-o", tmp_path / "x.png", code=1).stderr
+
+
+def test_plot_draws_what_a_folder_holds(translator, tmp_path):
+    for what in ("architecture", "positions", "similarity", "embeddings"):
+        call("plot", translator, "--what", what, "-o", tmp_path / f"{what}.svg")
+        assert "</svg>" in (tmp_path / f"{what}.svg").read_text()
+    call("plot", "base", "--what", "architecture", "-o", tmp_path / "base.png")
+    text = ("--source", "the dog", "--target", "the cat")
+    call("plot", translator, *text, "--what", "alignment", "-o", tmp_path / "alignment.png")
+    call("plot", translator, *text, "--attention", "decoder", "--head", "all", "-o", tmp_path / "heads.png")
+    call("plot", translator, *text, "--html", "-o", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    for words, message in (
+        (("--head", "first", *text), "--head first: give a number, or all"),
+        (("--what", "alignment"), "--what alignment needs a text: give --source"),
+        (("--html",), "--html shows attention: give --source"),
+    ):
+        assert message in call("plot", translator, *words, "-o", tmp_path / "x.png", code=2).stderr
 
 
 class TestExport:

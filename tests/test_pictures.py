@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from picture_layout import assert_legible, corners, drawn_texts, overlap
+from PIL import Image
 
 from vanilla_transformer import (
     VanillaTransformerConfig,
@@ -186,7 +186,7 @@ def test_length_against_bleu_scores_each_bin_alone():
     from sacrebleu.metrics import BLEU
 
     random = np.random.default_rng(0)
-    words = np.array("the dog runs over a green field and two men sit there".split())
+    words = np.array(["the", "dog", "runs", "over", "a", "green", "field", "and", "two", "men"])
     lengths = random.integers(4, 40, 300)
     references = [" ".join(random.choice(words, length)) for length in lengths]
     outputs = [" ".join(text.split()[:-1]) + " cat" for text in references]

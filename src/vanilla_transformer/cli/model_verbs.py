@@ -265,23 +265,42 @@ def detect(
 def plot(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .svg or .pdf file.")],
+    what: Annotated[
+        Literal["curves", "attention", "alignment", "architecture", "positions", "similarity", "embeddings"]
+        | None,
+        typer.Option(help="What to draw; by default the attention of --source or, without it, the curves."),
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Draw the attention of this sentence.")] = None,
     target: Annotated[str | None, typer.Option(help="Its translation; by default the model's own.")] = None,
-    layer: Annotated[int, typer.Option(help="The decoder layer of the attention; -1 is the last.")] = -1,
-    head: Annotated[int | None, typer.Option(help="The head; by default the mean of all.")] = None,
+    attention: Annotated[
+        Literal["cross", "encoder", "decoder"],
+        typer.Option(help="Cross-attention, or self-attention of one stack."),
+    ] = "cross",
+    layer: Annotated[int, typer.Option(help="The layer of the attention; -1 is the last.")] = -1,
+    head: Annotated[
+        str | None, typer.Option(help="The head, or `all` for a panel of each; by default the mean of all.")
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page in which you choose layer and head of the attention.")
+    ] = False,
 ) -> None:
-    """Draw loss curves or attention.
+    """Draw a model, its attention, or its loss curves.
 
     \b
     vanilla-transformer plot outputs/mine -o curves.png
     vanilla-transformer plot outputs/mine --source "A dog sleeps." -o attention.png
+    vanilla-transformer plot outputs/mine --source "A dog sleeps." --html -o attention.html
+    vanilla-transformer plot base --what architecture -o base.svg
     """
-    from .pictures import plot_attention_of, plot_run
+    from .pictures import plot as run
 
-    if source is None:
-        plot_run(Path(model), output)
-    else:
-        plot_attention_of(model, source, target, output, layer, head)
+    if head is not None and head != "all" and not head.removeprefix("-").isdecimal():
+        raise Stop(f"error: --head {head}: give a number, or all", USAGE)
+    if html and (what not in (None, "attention") or source is None):
+        raise Stop("error: --html shows attention: give --source, and no other --what", USAGE)
+    chosen = "page" if html else what or ("attention" if source else "curves")
+    number: Any = head if head in (None, "all") else int(head or 0)
+    run(chosen, model, output, source, target, attention, layer, number)
     report(f"saved {output}")
 
 

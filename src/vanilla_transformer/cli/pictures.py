@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+import transformers
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .generating import load_pipeline
-from .verb import BAD_LINES, Stop, report
+from .information import without_weights
+from .verb import BAD_LINES, USAGE, Stop, report
 
-COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
+TEXTS = ("attention", "alignment", "page")  # what needs a text
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -36,7 +38,7 @@ def detect(
                 picture = ImageOps.exif_transpose(file).convert("RGB")
             record["objects"] = pipe(picture, threshold=threshold)
             if path in targets:
-                draw(picture, record["objects"]).save(targets[path])
+                draw(picture, record["objects"], targets[path])
                 record["drawn"] = str(targets[path])
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
             bad += 1
@@ -45,6 +47,14 @@ def detect(
         yield (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="replace")
     if bad:
         raise Stop(f"{bad} of {len(pictures)} pictures were bad: see above", BAD_LINES)
+
+
+def draw(picture: Image.Image, objects: list[dict[str, Any]], path: Path) -> None:
+    """Saves the picture with its boxes, at least as large as it is."""
+    from ..visualization import plot_detections
+
+    figure = plot_detections(picture, objects)
+    figure.savefig(path, dpi=max(figure.dpi, max(picture.size) / max(figure.get_size_inches())))
 
 
 def files(paths: list[Path]) -> Iterator[Path]:
@@ -56,40 +66,59 @@ def files(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
-def draw(picture: Image.Image, objects: list[dict[str, Any]]) -> Image.Image:
-    """A copy with a box, its label and its score for each object; labels have colours of their own."""
-    picture = picture.copy()
-    canvas = ImageDraw.Draw(picture)
-    labels = sorted({found["label"] for found in objects})
-    width = max(1, round(max(picture.size) / 300))
-    for found in objects:
-        color = COLORS[labels.index(found["label"]) % len(COLORS)]
-        box = [found["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
-        canvas.rectangle(box, outline=color, width=width)
-        text, place = f"{found['label']} {found['score']:.2f}", (box[0] + width, box[1] + width)
-        canvas.rectangle(canvas.textbbox(place, text), fill=color)
-        canvas.text(place, text, fill="white")
-    return picture
+def plot(
+    what: str,
+    model: str,
+    output: Path,
+    source: str | None,
+    target: str | None,
+    attention: Any,
+    layer: int,
+    head: Any,
+) -> None:
+    """Draws one picture of a model or of its run; see `model_verbs.plot`."""
+    from .. import visualization as pictures
+
+    if what in TEXTS and source is None:
+        raise Stop(f"error: --what {what} needs a text: give --source", USAGE)
+    if what == "curves":
+        figure = pictures.plot_training_curves(log_history(Path(model)))
+    elif what == "architecture":
+        figure = pictures.plot_architecture(without_weights(model, "text"))
+    elif what == "positions":
+        figure = pictures.plot_positional_encoding(load(model))
+    elif what == "similarity":
+        figure = pictures.plot_position_similarity(load(model))
+    elif what == "embeddings":
+        figure = pictures.plot_embeddings(load(model), load_tokenizer(model))
+    else:
+        texts: Any = load(model), load_tokenizer(model), source, target
+        if what == "page":
+            output.write_text(pictures.attention_page(*texts), encoding="utf-8")
+            return
+        if what == "alignment":
+            figure = pictures.plot_alignment(*texts)
+        else:
+            figure = pictures.plot_attention(*texts, layer=layer, head=head, kind=attention)
+    figure.savefig(output)
 
 
-def plot_run(folder: Path, output: Path) -> None:
-    """Draws the loss curves of a run, from its own trainer_state.json or that of its newest checkpoint."""
-    from ..visualization.curves import plot_training_curves
-
+def log_history(folder: Path) -> list[dict]:
+    """What a run logged, from its own trainer_state.json or that of its newest checkpoint."""
     states = sorted(
         folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[-1])
     )
     states += [folder / "trainer_state.json"] * (folder / "trainer_state.json").is_file()
     if not states:
         raise FileNotFoundError(f"{folder} has no trainer_state.json, in which a run keeps its losses")
-    history = json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
-    plot_training_curves(history, output)
+    return json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
 
 
-def plot_attention_of(
-    model: str, source: str, target: str | None, output: Path, layer: int, head: int | None
-) -> None:
-    from ..visualization.attention import plot_attention
+def load(model: str) -> Any:
+    """The model of a folder or a Hub name, of the class that was saved."""
+    transformers.utils.logging.disable_progress_bar()
+    return type(without_weights(model, "text")).from_pretrained(model).eval()
 
-    pipe = load_pipeline("text2text-generation", model, "cpu")
-    plot_attention(pipe.model, pipe.tokenizer, source, target, layer, head).savefig(output)
+
+def load_tokenizer(model: str) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(model)

@@ -29,7 +29,7 @@ from .weights import chosen_heads, eager, stacked
 
 FAINT = 0.25  # contrast of an image under its attention
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-WIDTH = 6.4  # inches of a picture with boxes
+LONGEST_SIDE = 6.4  # inches of a picture with boxes
 
 
 @styled
@@ -134,7 +134,8 @@ def plot_detections(image: Image.Image, objects: Sequence[Mapping[str, Any]]) ->
             {"xmin": 2, "ymin": 3, "xmax": 40, "ymax": 30}}`. Without a score the label is alone.
     """
     image = to_rgb(image)
-    figure = new_figure(WIDTH, WIDTH * image.height / image.width, layout="none")
+    inches = LONGEST_SIDE / max(image.size)
+    figure = new_figure(image.width * inches, image.height * inches, layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     _draw_boxes(axes, image, objects)
     return figure

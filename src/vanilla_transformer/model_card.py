@@ -68,6 +68,14 @@ NOT_QUALITY = (
     *("tokens", "words", "characters"),
 )
 
+# What the card shows of a folder, if it is there. No picture with texts or images of the data is among them.
+PICTURES = {
+    "training_curves.png": "Loss and quality during training",
+    "length_against_bleu.png": "BLEU by the length of the source",
+    "confusion_matrix.png": "Confusion matrix",
+    "reliability.png": "Reliability diagram",
+}
+
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/[^\s,;'\"\[\]()]+")
 HUB_TOKEN = re.compile(r"hf_\w{20,}")
 SECRET_FLAG = re.compile(r"--(token|hub[_-]t\w*)")  # argparse also accepts --hub_tok
@@ -138,6 +146,7 @@ def write_model_card(
         limits=limits,
         longest=config.get("max_position_embeddings"),
         model_type=None if "auto_map" in config else config.get("model_type", "unknown"),
+        pictures=[name for name in PICTURES if (folder / name).is_file()],
     )
     card.save(folder / "README.md")
     return folder / "README.md"
@@ -164,6 +173,7 @@ def make_card(
     cost: str = "",
     published: bool = True,
     model_type: str | None = None,
+    pictures: Iterable[str] = (),
 ) -> ModelCard:
     """Return the card of a model that need not be on this machine; see `write_model_card`.
 
@@ -173,6 +183,7 @@ def make_card(
         cost: a sentence with the time and hardware of the training.
         published: False adds that only training gives the weights.
         model_type: of a model of transformers itself, whose folder has no code; None for this package's.
+        pictures: names of PICTURES in the model's folder.
     """
     languages, datasets = list(languages), list(datasets)
     arguments = [repr_of(task), f"model={repr_of(model)}"]
@@ -227,6 +238,7 @@ def make_card(
         of_images=task in ("image-classification", "object-detection"),
         longest=longest,
         limits=list(limits),
+        pictures={name: PICTURES[name] for name in pictures},
     )
 
 

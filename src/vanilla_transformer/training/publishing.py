@@ -11,6 +11,8 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
+from ..model_card import PICTURES
+
 # Not pickled files, which can run code and contain the arguments; not predictions, which contain the user's
 # texts; not the state of the trainer.
 PUBLISHED = (
@@ -18,6 +20,7 @@ PUBLISHED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "merges.txt", "vocab.json", "vocab.txt", "*.spm", "*.model"),
     *("preprocessor_config.json", "processor_config.json"),
+    *PICTURES,  # of the card
     # the code that trust_remote_code runs
     *(path.name for path in sorted(Path(__file__).parents[1].glob("[a-z]*.py"))),
 )

@@ -47,7 +47,7 @@ def of_a_translator(save, folder):
     model, tokenizer = pipe.model, pipe.tokenizer
     save("attention", pictures.plot_attention(model, tokenizer, SOURCE))
     save("attention_heads", pictures.plot_attention(model, tokenizer, SOURCE, head="all"))
-    save("attention_self", pictures.plot_attention(model, tokenizer, SOURCE, kind="encoder"))
+    save("attention_self", pictures.plot_attention(model, tokenizer, SOURCE, kind="encoder", layer=0))
     save("attention_masked", pictures.plot_attention(model, tokenizer, SOURCE, kind="decoder"))
     save("embeddings", pictures.plot_embeddings(model, tokenizer, frequent_words(120)))
     save.text("attention_page.html", pictures.attention_page(model, tokenizer, SOURCE))

@@ -40,7 +40,12 @@ FALLBACKS = (
     *("Noto Sans Devanagari", "Nirmala UI", "Noto Sans Thai", "Noto Sans Arabic", "Arial Unicode MS"),
 )
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans", *(name for name in FALLBACKS if name in fontManager.get_font_names())],
+    "font.family": [
+        "DejaVu Sans",
+        *(name for name in FALLBACKS if name in fontManager.get_font_names()),
+        "sans-serif",
+    ],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # of the reader of an SVG
     "font.size": 10,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vanilla-transformer",  # the same names each time

@@ -115,7 +115,15 @@ format: $(READY) ## Format the code
 results: $(READY) ## Write the tables of results and the model cards again
 	$(BIN)/python tools/collect_results.py
 
+.PHONY: docs
+docs: $(READY) ## Build the site of the documentation in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+.PHONY: docs-check
+docs-check: $(READY) ## Run every command and every Python block of the documentation, long ones shortened
+	$(TEST_ENV) $(BIN)/python tools/check_docs.py $(DOCS_ARGS)
+
 .PHONY: clean
 clean: ## Remove caches and the virtual environments; outputs/ stays
-	rm -rf .venv .venv-oldest .cache .coverage* .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-oldest .cache .coverage* .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Hooks of mkdocs: links that leave docs/ lead to the repository, and formulas become MathML.
 
-The pages are written for a forge, which shows the files of the whole repository and renders `$…$`. MathML needs
-no script and no network in the browser.
+The pages are written for a forge, which shows the files of the whole repository and renders `$…$`. MathML
+needs no script and no network in the browser.
 """
 
 import html

@@ -52,7 +52,9 @@ class Page:
 
     def rows(self) -> Iterator[Row]:
         for block in blocks_of(self.path):
-            if block.kind not in self.kinds or (self.write and block.kind == "command" and block.output is None):
+            if block.kind not in self.kinds or (
+                self.write and block.kind == "command" and block.output is None
+            ):
                 continue
             start = time.perf_counter()
             for what, result, details in self.run(block):

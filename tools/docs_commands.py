@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pages import ROOT
 
-
 THIS = re.compile(r"check_docs\.py|make (docs-check|test)\b")
 
 
@@ -23,7 +22,7 @@ def make_sandbox(folder: Path) -> None:
             (folder / ".venv" / entry.relative_to(sys.prefix)).symlink_to(entry)
     command = programs / "vanilla-transformer"
     command.unlink(missing_ok=True)
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -m vanilla_transformer_command \"$@\"\n")
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vanilla_transformer_command "$@"\n')
     command.chmod(0o755)
     os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"
     os.environ["PYTHONPATH"] = str(ROOT / "src")

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docs_commands import make_sandbox, shortened
+from docs_commands import shortened
+from docs_sandbox import make_sandbox, remove_untrained
 from pages import ROOT, Block, blocks_of, commands, replace, same_output, source_of
 
 PAGES = ["README.md", "CONTRIBUTING.md", "docs", "recipes", "examples"]
@@ -96,7 +97,9 @@ class Page:
             if not run:
                 yield command, "skipped", note
                 continue
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", run], capture_output=True, text=True)
+            remove_untrained(run)
+            shell = ["timeout", str(LIMIT), "bash", "-euo", "pipefail", "-c", run]
+            done = subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             printed += done.stdout
             if done.returncode:
                 error = (done.stderr or done.stdout)[-1000:]
@@ -133,19 +136,19 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="renew source code and outputs that differ")
     parser.add_argument("--kinds", nargs="*", choices=EVERYTHING, default=EVERYTHING)
     args = parser.parse_args()
-    pages = pages_of(args.pages)
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        make_sandbox(Path(folder))
-        os.chdir(folder)
-        for page in pages:
+    for page in pages_of(args.pages):
+        with tempfile.TemporaryDirectory() as folder:
+            if any(block.kind in ("python", "command") for block in blocks_of(page)):
+                make_sandbox(Path(folder))
+            os.chdir(folder)
             for row in Page(page, args.kinds, args.write).rows():
                 counts[row.result] += 1
                 what = row.what if len(row.what) <= 90 else row.what[:87] + "..."
                 print(f"{row.seconds:6.1f} s  {row.result:7}  {row.place}  {what}", flush=True)
                 if row.details:
                     print(f"{'':19}{row.details}", flush=True)
-        os.chdir(ROOT)
+            os.chdir(ROOT)
     print(", ".join(f"{count} {result}" for result, count in sorted(counts.items())))
     return 1 if counts["FAILED"] else 0
 

@@ -1,6 +1,6 @@
 """The folder in which `check_docs.py` runs a page: the repository, small data sets, and untrained models.
 
-Pages name files of their readers (`train.en`, `outputs/mine`). Here these names hold a few rows of the shipped
+Pages name files of their readers (`train.en`, `outputs/mine`). Here these have a few rows of the shipped
 corpus, and tiny models with random weights.
 """
 

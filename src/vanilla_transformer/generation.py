@@ -47,7 +47,13 @@ FAST_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMod
 
 
 def paper_generation_config(config: PreTrainedConfig) -> GenerationConfig:
-    """Section 6.1 for models of this configuration: 4 beams, α = 0.6, at most input + 50 tokens."""
+    """Section 6.1 for models of this configuration: 4 beams, α = 0.6, at most input + 50 tokens.
+
+    Example:
+        >>> settings = paper_generation_config(config)
+        >>> settings.num_beams, settings.length_penalty, settings.max_extra_tokens
+        (4, 0.6, 50)
+    """
     return GenerationConfig(
         num_beams=4,
         length_penalty_type="gnmt",

@@ -41,6 +41,9 @@ def word_alignments(
 
     Raises:
         ValueError: the numbers of texts differ.
+
+    Example:
+        >>> links = word_alignments(model, tokenizer, english, german)  # one list for each pair
     """
     chosen = alignment_attention(model)
     place = chosen[0] if layer is None else layer, chosen[1] if shift is None else shift
@@ -59,6 +62,9 @@ def choose_attention(
 
     Returns:
         the layer from 0, and True for the input.
+
+    Example:
+        >>> layer, at_input = choose_attention(model, tokenizer, english * 20, german * 20)
     """
     layers = number_of_layers(model)
     places = [(layer, shift) for layer in range(layers) for shift in (True, False)]
@@ -149,7 +155,12 @@ def words_of_pieces(tokenizer: Any, ids: torch.Tensor) -> list[list[int]]:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text: what is between spaces, with punctuation at its ends as words of its own."""
+    """The words of a text: what is between spaces, with punctuation at its ends as words of its own.
+
+    Example:
+        >>> split_words("A dog, running.")
+        ['A', 'dog', ',', 'running', '.']
+    """
     return [text[start:end] for start, end in word_spans(text)]
 
 

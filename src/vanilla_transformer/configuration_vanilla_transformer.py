@@ -203,6 +203,11 @@ class VanillaTransformerConfig(LayersConfig):
 
     Raises:
         ValueError: if values do not fit together; the message names them.
+
+    Example:
+        >>> config = VanillaTransformerConfig.from_preset("tiny", vocab_size=8000)
+        >>> config.hidden_size, config.num_attention_heads, config.head_dim
+        (128, 4, 32)
     """
 
     model_type = "vanilla_transformer"
@@ -302,6 +307,9 @@ class VanillaTransformerVisionConfig(LayersConfig):
 
     Raises:
         ValueError: if values do not fit together; the message names them.
+
+    Example:
+        >>> config = VanillaTransformerVisionConfig.from_preset("tiny", num_labels=10)
     """
 
     model_type = "vanilla_transformer_vision"
@@ -375,6 +383,9 @@ class VanillaTransformerDetectionConfig(LayersConfig):
 
     Raises:
         ValueError: if values do not fit together; the message names them.
+
+    Example:
+        >>> config = VanillaTransformerDetectionConfig.from_preset("tiny", num_labels=2)
     """
 
     model_type = "vanilla_transformer_detection"

@@ -159,6 +159,11 @@ class VanillaTransformerImageProcessor(PilBackend):
     `{"shortest_edge": …, "longest_edge": …}` or `{"max_height": …, "max_width": …}`, which keep the aspect
     ratio. `do_pad` pads images on the right and at the bottom, to `pad_size` or the largest size in the
     batch; `pixel_mask` is 1 for pixels of the image and 0 for padding.
+
+    Example:
+        >>> processor = VanillaTransformerImageProcessor(size={"height": 32, "width": 32})
+        >>> processor([image], return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 32, 32])
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]

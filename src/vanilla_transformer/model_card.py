@@ -122,6 +122,11 @@ def write_model_card(
 
     Raises:
         FileNotFoundError: the folder contains no model.
+
+    Example:
+        >>> model.save_pretrained("saved")
+        >>> write_model_card("saved", task="translation", data="two pairs", results={}, settings={}).name
+        'README.md'
     """
     folder = Path(folder)
     config_file = folder / "config.json"

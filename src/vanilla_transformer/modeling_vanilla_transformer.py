@@ -271,7 +271,10 @@ class LanguageModelHead:
 class VanillaTransformerForConditionalGeneration(
     LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
 ):
-    """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings."""
+    """The paper's model: encoder, decoder, and a projection to the vocabulary tied to the embeddings.
+
+    >>> loss, logits = model(**batch).loss, model(**batch).logits  # logits: (batch, length, vocabulary)
+    """
 
     config: VanillaTransformerConfig
 
@@ -370,7 +373,10 @@ class VanillaTransformerForConditionalGeneration(
 class VanillaTransformerForCausalLM(
     LanguageModelHead, VanillaTransformerPreTrainedModel, PaperGenerationMixin
 ):
-    """The decoder alone as a language model; it ignores the encoder of the configuration."""
+    """The decoder alone as a language model; it ignores the encoder of the configuration.
+
+    >>> logits = VanillaTransformerForCausalLM(config)(batch["input_ids"]).logits
+    """
 
     def __init__(self, config: VanillaTransformerConfig):
         config = config.with_only("decoder")

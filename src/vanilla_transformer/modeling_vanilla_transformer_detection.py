@@ -143,7 +143,13 @@ class VanillaTransformerDetectionPreTrainedModel(VanillaTransformerPreTrainedMod
 
 
 class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedModel):
-    """From pixels to a vector for each object query, without the head that predicts labels and boxes."""
+    """From pixels to a vector for each object query, without the head that predicts labels and boxes.
+
+    Example:
+        >>> model = VanillaTransformerDetectionModel(VanillaTransformerDetectionConfig.from_preset("tiny"))
+        >>> model(torch.rand(2, 3, 96, 128)).last_hidden_state.shape  # (batch, queries, width)
+        torch.Size([2, 30, 96])
+    """
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
         super().__init__(config)
@@ -252,7 +258,14 @@ def _centers(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
 
 
 class VanillaTransformerForObjectDetection(VanillaTransformerDetectionPreTrainedModel):
-    """A label and a box for each query; the loss compares the best one-to-one match with the objects."""
+    """A label and a box for each query; the loss compares the best one-to-one match with the objects.
+
+    Example:
+        >>> config = VanillaTransformerDetectionConfig.from_preset("tiny", num_labels=2)
+        >>> output = VanillaTransformerForObjectDetection(config)(torch.rand(2, 3, 96, 128))
+        >>> output.logits.shape, output.pred_boxes.shape
+        (torch.Size([2, 30, 2]), torch.Size([2, 30, 4]))
+    """
 
     def __init__(self, config: VanillaTransformerDetectionConfig):
         super().__init__(config)

@@ -39,7 +39,13 @@ class EncoderHead(VanillaTransformerPreTrainedModel):
 
 
 class VanillaTransformerForMaskedLM(LanguageModelHead, EncoderHead):
-    """Fills in masked words, with a projection tied to the embeddings."""
+    """Fills in masked words, with a projection tied to the embeddings.
+
+    Example:
+        >>> logits = VanillaTransformerForMaskedLM(config)(**source).logits
+        >>> logits.shape  # (batch, length, vocabulary)
+        torch.Size([2, 5, 300])
+    """
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -105,6 +111,11 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
 
     Only this head reads `pooling`, `word_dropout` and `pair_rows` of the configuration. They are not the
     paper's.
+
+    Example:
+        >>> config = VanillaTransformerConfig.from_preset("tiny", vocab_size=300, num_labels=3)
+        >>> VanillaTransformerForSequenceClassification(config)(**source).logits.shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, config: VanillaTransformerConfig):
@@ -179,7 +190,13 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
 
 
 class VanillaTransformerForTokenClassification(EncoderHead):
-    """A label for each token."""
+    """A label for each token.
+
+    Example:
+        >>> config = VanillaTransformerConfig.from_preset("tiny", vocab_size=300, num_labels=3)
+        >>> VanillaTransformerForTokenClassification(config)(**source).logits.shape
+        torch.Size([2, 5, 3])
+    """
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -209,7 +226,13 @@ class VanillaTransformerForTokenClassification(EncoderHead):
 
 
 class VanillaTransformerForQuestionAnswering(EncoderHead):
-    """Finds where in the text an answer starts and ends."""
+    """Finds where in the text an answer starts and ends.
+
+    Example:
+        >>> output = VanillaTransformerForQuestionAnswering(config)(**source)
+        >>> output.start_logits.shape, output.end_logits.shape
+        (torch.Size([2, 5]), torch.Size([2, 5]))
+    """
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)

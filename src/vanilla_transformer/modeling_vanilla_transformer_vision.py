@@ -63,7 +63,13 @@ class VisionEncoder(Encoder):
 
 
 class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
-    """The image encoder without a head; `pooler_output`, `(batch, width)`, represents the whole image."""
+    """The image encoder without a head; `pooler_output`, `(batch, width)`, represents the whole image.
+
+    Example:
+        >>> model = VanillaTransformerVisionModel(VanillaTransformerVisionConfig.from_preset("tiny"))
+        >>> model(torch.rand(2, 3, 32, 32)).pooler_output.shape
+        torch.Size([2, 64])
+    """
 
     def __init__(self, config: VanillaTransformerVisionConfig):
         super().__init__(config)
@@ -85,7 +91,13 @@ class VanillaTransformerVisionModel(VanillaTransformerVisionPreTrainedModel):
 
 
 class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTrainedModel):
-    """The vector of the whole image, projected to the labels."""
+    """The vector of the whole image, projected to the labels.
+
+    Example:
+        >>> config = VanillaTransformerVisionConfig.from_preset("tiny", num_labels=10)
+        >>> VanillaTransformerForImageClassification(config)(torch.rand(2, 3, 32, 32)).logits.shape
+        torch.Size([2, 10])
+    """
 
     def __init__(self, config: VanillaTransformerVisionConfig):
         super().__init__(config)

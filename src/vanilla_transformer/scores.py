@@ -55,6 +55,11 @@ def sequence_scores(
     Returns:
         for each sequence, `log_probability`: log P(Y | X); `score`: s(Y, X), which ranks the outputs of a
         beam search; and `token_log_probabilities`: of each token after the prompt, with the end token.
+
+    Example:
+        >>> scores = sequence_scores(model, source, model.generate(**source))
+        >>> sorted(scores[0])
+        ['log_probability', 'score', 'token_log_probabilities']
     """
     settings = model.generation_config.to_dict() | settings
     forced = force(model, inputs, sequences, prompt_length, layers_for(settings))

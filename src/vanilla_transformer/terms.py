@@ -55,6 +55,10 @@ def find_terms(
 
     Raises:
         ValueError: the tokenizer cannot write a term, or the number of dicts is not that of the texts.
+
+    Example:
+        >>> terms = find_terms(tokenizer, english, {"dog": "Hund"})
+        >>> output = model.generate(**source, terms=terms, num_beams=4)
     """
     of_texts = [terms] * len(texts) if isinstance(terms, Mapping) else list(terms)
     if len(of_texts) != len(texts):
@@ -261,7 +265,8 @@ class ForbiddenTerms(LogitsProcessor):
     It forbids the token that would complete one as a whole word. A longer word that begins with it is so
     forbidden too, if its pieces are split there. Letters have the case that is given.
 
-        model.generate(**batch, logits_processor=[ForbiddenTerms(tokenizer, ["bank"])])
+    Example:
+        >>> output = model.generate(**source, logits_processor=[ForbiddenTerms(tokenizer, ["bank"])])
     """
 
     def __init__(self, tokenizer: Any, terms: Iterable[str]):

@@ -1,8 +1,5 @@
 """A shared byte-level BPE tokenizer: one vocabulary for source and target (section 5.1 of the paper).
 
-    tokenizer = VanillaTransformerTokenizer.train([data["en"], data["es"]], vocab_size=8000)
-    batch = tokenizer(["A dog."], text_target=["Un perro."])  # input_ids, attention_mask, labels
-
 BPE (Sennrich et al. 2016) merges UTF-8 bytes, as in GPT-2. A rare word becomes smaller pieces, in the end
 bytes, so there is no unknown token. The alternative is BPE of characters with 256 byte tokens as a fallback.
 It needs a threshold for rare characters, and its usual form, which writes the space as a character, cannot
@@ -72,6 +69,9 @@ class VanillaTransformerTokenizer(TokenizersBackend):
     `train` makes a tokenizer, `from_pretrained` loads one. Set the target language once
     (`tokenizer.target_language = "es"`) or per call (`tokenizer(texts, target_language="es")`): every source
     then begins with the tag `<2es>` (Johnson et al. 2017). Targets have no tag.
+
+    >>> tokenizer = VanillaTransformerTokenizer.train([english, german], vocab_size=300, show_progress=False)
+    >>> batch = tokenizer(english, text_target=german)  # input_ids, attention_mask, labels
     """
 
     removes_first_space = True  # decoding removes the space that encoding adds

@@ -37,6 +37,10 @@ def load_metric(name: str, **options: Any) -> "OfflineMetric":
     Raises:
         ValueError: no metric has this name.
         TypeError: the metric has no such option.
+
+    Example:
+        >>> load_metric("f1").compute(predictions=[1, 0, 1], references=[1, 1, 1])
+        {'f1': 0.8}
     """
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)

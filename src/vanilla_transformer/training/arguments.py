@@ -36,6 +36,12 @@ class VanillaTransformerTrainingArguments(Seq2SeqTrainingArguments):
 
     Raises:
         ValueError: keys contradict each other; the message names them.
+
+    Example:
+        >>> sizes = {"tokens_per_update": 25_000, "max_target_tokens": 3_200}
+        >>> args = VanillaTransformerTrainingArguments("outputs/mine", **sizes)
+        >>> args.gradient_accumulation_steps, args.adam_beta2, args.label_smoothing_factor
+        (8, 0.98, 0.1)
     """
 
     _argument_group_name = "training"  # the title in --help

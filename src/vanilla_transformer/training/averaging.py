@@ -34,6 +34,11 @@ def average_checkpoints(
     Raises:
         FileNotFoundError: a folder holds no weights.
         ValueError: no folders, a file that cannot be read, or folders of different models.
+
+    Example:
+        >>> for name in ("checkpoint-1", "checkpoint-2"):
+        ...     model.save_pretrained(name)
+        >>> weights = average_checkpoints(["checkpoint-1", "checkpoint-2"], "averaged")
     """
     paths = [Path(folder) for folder in folders]
     if not paths:

@@ -184,6 +184,11 @@ class TokenBudgetSampler(BatchRebalanceSampler):
     Args:
         source_lengths, target_lengths: arrays (sentences,). Without the second (language modelling) only one
             side counts.
+
+    Example:
+        >>> sampler = TokenBudgetSampler(np.array([3, 9, 4, 8]), max_target_tokens=18)
+        >>> sorted(sorted(batch) for batch in sampler)  # neighbours have similar lengths
+        [[0, 2], [1, 3]]
     """
 
     def __init__(
@@ -262,6 +267,11 @@ class Seq2SeqCollator:
 
     It pads input ids with `pad_token_id`, and labels with -100, which the loss ignores. It adds an attention
     mask if the examples have none. It drops other columns.
+
+    Example:
+        >>> collator = Seq2SeqCollator(pad_token_id=1)
+        >>> collator([{"input_ids": [5, 6, 2]}, {"input_ids": [7, 2]}])["input_ids"].tolist()
+        [[5, 6, 2], [7, 2, 1]]
     """
 
     pad_token_id: int

@@ -62,6 +62,12 @@ class TokenBudgetIterable(Epoch, IterableDataset):
     Args:
         start: where to begin instead of at the first batch.
         with_positions: yields pairs of a batch and its `StreamPosition`, as JSON.
+
+    Example:
+        >>> stream = [{"input_ids": [5] * length, "labels": [6] * length} for length in (3, 9, 4, 8)]
+        >>> batches = TokenBudgetIterable(stream, max_source_tokens=18, repeat=False)
+        >>> sorted(len(batch) for batch in batches)
+        [2, 2]
     """
 
     def __init__(

@@ -53,9 +53,7 @@ class Page:
 
     def rows(self) -> Iterator[Row]:
         for block in blocks_of(self.path):
-            if block.kind not in self.kinds or (
-                self.write and block.kind == "command" and block.output is None
-            ):
+            if block.kind not in self.kinds:
                 continue
             start = time.perf_counter()
             for what, result, details in self.run(block):

@@ -82,7 +82,8 @@ def make_data(folder: Path) -> None:
             for row in objects
         ],
     }
-    names = ("train", "dev", "test", "validation", "newstest", "news", "held_out", "other", "book", "mine")
+    (folder / "news.en").write_text("\n".join(english) + "\n")
+    names = ("train", "dev", "test", "validation", "newstest", "held_out", "other", "book", "mine")
     for name in (*names, "docs", "pairs", "titles", "lines"):
         for pattern, lines in texts.items():
             (folder / pattern.format(name)).write_text("\n".join(lines) + "\n")
@@ -91,9 +92,8 @@ def make_data(folder: Path) -> None:
         parquet.write_table(table, folder / f"{name}.parquet")
     (folder / "terms.tsv").write_text("land\ttierra\n")
     yaml = (ROOT / "recipes" / "translation" / "quickstart.yaml").read_text()
-    (folder / "my.yaml").write_text(
-        "# python recipes/seq2seq.py my.yaml\n" + yaml.replace("dataset: bible_en_es", "")
-    )
+    yaml = yaml.replace("dataset: bible_en_es", "validation_file: [dev.tsv]")
+    (folder / "my.yaml").write_text(f"# python recipes/seq2seq.py my.yaml\n{yaml}")
     make_pictures(folder)
 
 
@@ -156,6 +156,21 @@ def make_models(folder: Path) -> None:
     save(tagger, "token_classification_quickstart", decoder_layers=0, id2label=names)
     for name in HUB:
         write_marian(folder / name)
+    torch.save(a_translator_of_torch().state_dict(), folder / "model.pt")
+
+
+def a_translator_of_torch() -> Any:
+    from torch import nn
+
+    sizes = {"dim_feedforward": 64, "num_encoder_layers": 1, "num_decoder_layers": 1, "batch_first": True}
+    return nn.ModuleDict(
+        {
+            "src_tok_emb": nn.Embedding(50, 32),
+            "tgt_tok_emb": nn.Embedding(50, 32),
+            "transformer": nn.Transformer(32, 8, norm_first=True, activation="gelu", **sizes),
+            "generator": nn.Linear(32, 50),
+        }
+    )
 
 
 def remove_untrained(command: str) -> None:

@@ -14,6 +14,7 @@ import ast
 import doctest
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))  # the package of this checkout
 PROGRAMS = re.compile(
     r"(\.venv/bin/)?(python|pip|make|pytest|pre-commit|vanilla-transformer|torchrun|accelerate|jupyter|mkdocs)\s"
     r"|(git|echo|cat|cut|paste|head|printf|taskset|cd)\s"

@@ -1,0 +1,5 @@
+"""Translation of texts with inline markup, and of documents."""
+
+from .translating import FORMATS, Document, translate_document, translate_markup, translate_sentences
+
+__all__ = ["FORMATS", "Document", "translate_document", "translate_markup", "translate_sentences"]

@@ -1,0 +1,320 @@
+"""Sentences with their markup: what the model sees of one, and the translation with the markup in it."""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Literal, NamedTuple
+
+from ..alignments import word_spans
+from ..terms import UNSPACED
+from .pieces import Piece, plain
+from .projection import Links, Node, place_nodes, proportional_links
+
+Span = tuple[int, int]
+UNITS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")  # a character is a word where none has spaces around it
+CLOSING = re.compile(r"[.,:;!?…。，、；：！？)\]}»”’%]")
+OPENING = re.compile(r"[(\[{«“„¿¡]+")
+
+
+class Mark(NamedTuple):
+    """What is written between two words: a tag or a point, with its node."""
+
+    kind: str
+    raw: str
+    node: Node
+
+
+class Sentence:
+    """A sentence of a document.
+
+    Args:
+        pieces: of the sentence, with the spaces around it.
+        escape: writes text of the model into the document.
+        line: of the document.
+        hidden: whether the model sees the opaque pieces; they become points if it does not.
+
+    Attributes:
+        text: what the model sees.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Piece], escape: Callable[[str], str] = str, line: int = 1, hidden: bool = False
+    ):
+        self.raw = "".join(piece.raw for piece in pieces)
+        self.escape, self.line, self.hidden = escape, line, hidden
+        self.before, self.pieces = without_spaces(list(pieces), 0)
+        self.after, self.pieces = without_spaces(self.pieces, -1)
+        self.text, self.spans = self._text()
+        opaque = [
+            span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque" and not hidden
+        ]
+        self.words, self.owners = words_of(self.text, opaque)
+
+    @property
+    def has_words(self) -> bool:
+        return any(character.isalpha() for character in self.text)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is text without any markup."""
+        return all(piece.kind == "text" and piece.raw == piece.text for piece in self.pieces)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether markup must be placed by alignments."""
+        return any(piece.kind not in ("text", "break") for piece in self.pieces)
+
+    def without_opaque(self) -> "Sentence":
+        """The sentence that hides its opaque pieces from the model."""
+        pieces = [Piece("text", self.before, self.before), *self.pieces, Piece("text", self.after, self.after)]
+        return Sentence(pieces, self.escape, self.line, hidden=True)
+
+    def _text(self) -> tuple[str, list[Span]]:
+        """The text with single spaces, and where each piece is in it."""
+        text, spans = "", []
+        for index, piece in enumerate(self.pieces):
+            start = len(text)
+            if piece.kind == "opaque" and not self.hidden:
+                text += piece.text
+            elif piece.kind != "opaque":
+                if text.endswith(" ") and self._follows_hidden(index) and CLOSING.match(piece.text):
+                    text, start = text[:-1], start - 1
+                for character in piece.text:
+                    if not character.isspace():
+                        text += character
+                    elif text and not text.endswith(" "):
+                        text += " "
+            spans.append((start, len(text)))
+        text = text.rstrip(" ")
+        return text, [(min(start, len(text)), min(end, len(text))) for start, end in spans]
+
+    def _follows_hidden(self, index: int) -> bool:
+        before = [piece for piece in self.pieces[:index] if piece.kind not in ("open", "close")]
+        return bool(before) and before[-1].kind == "opaque" and self.hidden
+
+    def write(self, translation: str, alignment: str | None = None) -> str | None:
+        """The translation with the markup of the sentence; None if an opaque piece is not in it as it was.
+
+        Args:
+            alignment: links between the words of `text` and of the translation, as a pipeline returns them.
+        """
+        translation = " ".join(translation.split())
+        if translation == self.text:
+            return self.raw
+        copies = [] if self.hidden else find_copies(self.pieces, self.text, translation)
+        if copies is None:
+            return None
+        words, owners = words_of(translation, [span for span, _ in copies])
+        links = self._links(alignment, words, owners)
+        for (span, _), source in zip(copies, self._opaque()):
+            links[words.index(span)] = {self.words.index(source)}
+        root = self._tree()
+        root.place = 0, len(words)
+        place_nodes(root, links)
+        copied = dict(copies)
+        ends = [0, *(end for _, end in words)]
+        spaces = [translation[end:start] for end, (start, _) in zip(ends, words)] + [""]
+        breaks = self._breaks(words, spaces)
+        marks: list[list[Mark]] = [[] for _ in range(len(words) + 1)]
+        collect_marks(root, marks)
+        texts = [translation[slice(*span)] for span in words]
+        parts: list[tuple[str, bool]] = [(self.before, False)]  # with whether it is text of the model
+        for gap, of_gap in enumerate(marks):
+            around = texts[gap - 1] if gap else "", texts[gap] if gap < len(texts) else ""
+            space = "".join(breaks.get(gap, [])) or spaces[gap]
+            parts.append((gap_with_marks(of_gap, space, *around), not (of_gap or gap in breaks)))
+            if gap < len(words):
+                parts.append((copied.get(words[gap], around[1]), words[gap] not in copied))
+        runs = (("".join(text for text, _ in run), of_model) for of_model, run in groupby(parts, itemgetter(1)))
+        return "".join(self.escape(run) if of_model else run for run, of_model in runs) + self.after
+
+    def _opaque(self) -> list[Span]:
+        return [span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque"]
+
+    def _links(self, alignment: str | None, words: list[Span], owners: list[list[int]]) -> Links:
+        if alignment is None:
+            return proportional_links(self.words, words)
+        links: Links = [set() for _ in words]
+        for link in alignment.split():
+            source, target = map(int, link.split("-"))
+            if source < len(self.owners) and target < len(owners):
+                for word in owners[target]:
+                    links[word].update(self.owners[source])
+        return links
+
+    def _tree(self) -> Node:
+        """The elements and points, over the words of the sentence."""
+        root = Node(0, len(self.words))
+        stack: list[tuple[Node, str, int]] = []  # with the name and the index of the piece that opened it
+
+        def children() -> list[Node]:
+            return stack[-1][0].children if stack else root.children
+
+        for index, (piece, (start, end)) in enumerate(zip(self.pieces, self.spans)):
+            word = sum(first < end for first, _ in self.words)  # that begin before the piece ends
+            if piece.kind == "open":
+                word = sum(last <= start for _, last in self.words)
+                node = Node(word, word, piece.raw, to_end=True)
+                children().append(node)
+                stack.append((node, piece.name, index))
+            elif piece.kind == "close" and any(name == piece.name for _, name, _ in stack):
+                while stack[-1][1] != piece.name:  # an element that never ends
+                    self._dissolve(stack.pop()[0], children())
+                node, _, opened = stack.pop()
+                node.end, node.close, node.to_end = word, piece.raw, False
+                if node.is_point:
+                    inside = self.pieces[opened : index + 1]
+                    children()[-1] = self._point("".join(each.raw for each in inside), node.start, opened, index)
+            elif piece.kind == "close" and not stack:  # of an element that began in an earlier sentence
+                root.children = [Node(0, word, close=piece.raw, from_start=True, children=root.children)]
+            elif piece.kind in ("point", "close") or (piece.kind == "opaque" and self.hidden):
+                children().append(self._point(piece.raw, word, index, index))
+        for node, _, _ in stack:
+            node.end = len(self.words)
+        return root
+
+    def _dissolve(self, node: Node, siblings: list[Node]) -> None:
+        """Makes a point of an opening tag, and its children children of its parent."""
+        siblings.remove(node)
+        siblings += [Node(node.start, node.start, node.open), *node.children]
+
+    def _point(self, raw: str, word: int, first: int, last: int) -> Node:
+        """The point that pieces become, with the spaces around them."""
+        before = "".join(piece.text for piece in self.pieces[:first])
+        after = "".join(piece.text for piece in self.pieces[last + 1 :])
+        if any(piece.kind == "opaque" for piece in self.pieces[first : last + 1]):
+            after = CLOSING.sub(" ", after[:1]) + after[1:]  # punctuation follows a word without a space
+        spaced = not before or before[-1].isspace(), not after or after[0].isspace()
+        return Node(word, word, raw, spaced=spaced, separates=self.pieces[first].text == " ")
+
+    def _breaks(self, words: list[Span], spaces: list[str]) -> dict[int, list[str]]:
+        """Line breaks by their gaps, at the same share of the text, in order."""
+        breaks = [
+            (span[0], piece.raw) for span, piece in zip(self.spans, self.pieces) if piece.kind == "break"
+        ]
+        share = words[-1][1] / max(1, len(self.text)) if words else 0.0
+        unspaced = {gap for gap in range(1, len(words)) if words[gap][0] - words[gap - 1][0] == 1}
+        possible = [gap for gap in range(1, len(words)) if spaces[gap] or gap in unspaced]
+        found: dict[int, list[str]] = {}
+        for index, (place, raw) in enumerate(breaks):
+            later = len(breaks) - index - 1  # each of them needs a gap too
+            choice = possible[: max(1, len(possible) - later)]
+            gap = min(choice, key=lambda gap: abs(words[gap][0] - place * share), default=len(words))
+            found.setdefault(gap, []).append(raw)
+            possible = [other for other in possible if other > gap]
+        return found
+
+
+def without_spaces(pieces: list[Piece], end: Literal[0, -1]) -> tuple[str, list[Piece]]:
+    """Removes the spaces at one end of a sentence; tags do not count. Returns the spaces, as they were."""
+    spaces, kept = "", []
+    while pieces and pieces[end].kind != "opaque":
+        piece = pieces.pop(end)
+        kept.append(piece)
+        if piece.kind in ("text", "break"):
+            kept.pop()
+            rest = piece.text.strip() and (piece.text.rstrip() if end else piece.text.lstrip())
+            if rest and piece.raw != piece.text:
+                rest = piece.text
+            found = piece.raw if not rest else piece.raw[len(rest) :] if end else piece.raw[: -len(rest)]
+            spaces = found + spaces if end else spaces + found
+            if rest:
+                kept.append(plain(rest) if piece.raw == piece.text else piece)
+                break
+    return spaces, pieces + kept[::-1] if end else kept + pieces
+
+
+def words_of(text: str, protected: list[Span]) -> tuple[list[Span], list[list[int]]]:
+    """The words of a text, where each protected span is one word.
+
+    Returns:
+        the words, and for each word of `split_words` those that have a part of it.
+    """
+    spans = word_spans(text)
+    taken = [False] * len(text)
+    for start, end in protected:
+        taken[start:end] = [True] * (end - start)
+    words = list(protected)
+    for start, end in spans:
+        for found in UNITS.finditer(text, start, end):
+            first = found.start()
+            for place in range(first, found.end() + 1):
+                if place == found.end() or taken[place]:
+                    if first < place:
+                        words.append((first, place))
+                    first = place + 1
+    words.sort()
+    return words, [
+        [index for index, (first, last) in enumerate(words) if first < end and start < last]
+        for start, end in spans
+    ]
+
+
+def find_copies(pieces: list[Piece], source: str, translation: str) -> list[tuple[Span, str]] | None:
+    """Where the opaque pieces are in a translation, with their raw form, in the order of `pieces`.
+
+    Returns:
+        None if one is not there as often as in the source.
+    """
+    places: dict[str, list[Span]] = {}
+    copies = []
+    for piece in pieces:
+        if piece.kind == "opaque":
+            if piece.text not in places:
+                pattern = re.compile(r"(?<!\w)" * piece.text[:1].isalnum() + re.escape(piece.text)
+                                     + r"(?!\w)" * piece.text[-1:].isalnum())  # fmt: skip
+                places[piece.text] = [found.span() for found in pattern.finditer(translation)]
+                count = sum(other.text == piece.text and other.kind == "opaque" for other in pieces)
+                if not count == len(places[piece.text]) == len(pattern.findall(source)):
+                    return None
+            copies.append((places[piece.text].pop(0), piece.raw))
+    spans = sorted(span for span, _ in copies)
+    overlap = any(end > start for (_, end), (start, _) in zip(spans, spans[1:]))
+    return None if overlap else copies
+
+
+def collect_marks(node: Node, marks: list[list[Mark]]) -> None:
+    """Sorts what is written for the nodes below one by the gaps between words."""
+    for child in sorted(node.children, key=lambda child: child.place):  # stable
+        start, end = child.place
+        if child.is_point:
+            marks[start].append(Mark("point", child.open, child))
+        else:
+            marks[start].append(Mark("open", child.open, child))
+            collect_marks(child, marks)
+            marks[end].append(Mark("close", child.close, child))
+
+
+def gap_with_marks(marks: list[Mark], space: str, before: str, after: str) -> str:
+    """What is written between two words.
+
+    Args:
+        space: between the words, or a line break.
+        before, after: the words, empty at the ends of the sentence.
+    """
+    raws = [mark.raw for mark in marks]
+    opens = [index for index, mark in enumerate(marks) if mark.kind == "open"]
+    closes = [index for index, mark in enumerate(marks) if mark.kind == "close"]
+    points = [index for index, mark in enumerate(marks) if mark.kind == "point"]
+    if not points:
+        middle = opens[0] if opens else len(marks)
+        return "".join(raws[:middle]) + space + "".join(raws[middle:])
+    left, right = min([*opens, points[0]]), max([*closes, points[-1]]) + 1
+    first, last = marks[points[0]].node, marks[points[-1]].node
+    is_before, is_after = first.spaced[0], last.spaced[1]
+    if space and is_before:
+        sides = space, " " if is_after else ""
+    elif space:
+        sides = "", "" if last.separates and space == " " and not is_after else space
+    else:
+        opens_word = OPENING.fullmatch(before) is not None
+        sides = (
+            " " if is_before and before and not opens_word else "",
+            " " if is_after and after and (opens_word or not before) else "",
+        )
+    inner = ""
+    for index in range(left, right):
+        is_spaced = index in points and index - 1 in points and marks[index].node.spaced[0]
+        inner += " " * (is_spaced and marks[index - 1].node.spaced[1]) + raws[index]
+    return "".join(raws[:left]) + sides[0] + inner + sides[1] + "".join(raws[right:])

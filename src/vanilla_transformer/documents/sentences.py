@@ -1,6 +1,7 @@
 """Sentences with their markup: what the model sees of one, and the translation with the markup in it."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -9,7 +10,7 @@ from typing import Literal, NamedTuple
 from ..alignments import word_spans
 from ..terms import UNSPACED
 from .pieces import Piece, plain
-from .projection import Links, Node, place_nodes, proportional_links
+from .projection import Links, Node, link_last_marks, place_nodes, proportional_links
 
 Span = tuple[int, int]
 UNITS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")  # a character is a word where none has spaces around it
@@ -102,49 +103,74 @@ class Sentence:
         translation = " ".join(translation.split())
         if translation == self.text:
             return self.raw
-        copies = [] if self.hidden else find_copies(self.pieces, self.text, translation)
-        if copies is None:
+        opaque = [] if self.hidden else [piece for piece in self.pieces if piece.kind == "opaque"]
+        copies = find_copies(opaque, self.text, translation)
+        if copies is None or (None in copies and alignment is None):
             return None
-        words, owners = words_of(translation, [span for span, _ in copies])
-        links = self._links(alignment, words, owners)
-        for (span, _), source in zip(copies, self._opaque()):
-            links[words.index(span)] = {self.words.index(source)}
-        root = self._tree()
+        words, owners = words_of(translation, [span for span in copies if span])
+        links = self._links(alignment, words, owners, copies)
+        texts = [translation[slice(*span)] for span in words]
+        link_last_marks([self.text[slice(*span)] for span in self.words], texts, links)
+        root, missing = self._tree(copies)
         root.place = 0, len(words)
         place_nodes(root, links)
-        copied = dict(copies)
+        copied = {words.index(span): piece.raw for span, piece in zip(copies, opaque) if span}
+        replaced = {word for node in missing for word in range(*node.place)}
+        rest = "".join(text for word, text in enumerate(texts) if word not in {*copied, *replaced})
+        if not all(is_linked(node, links) for node in missing) or is_spoiled(rest, self._visible()):
+            return None
         ends = [0, *(end for _, end in words)]
         spaces = [translation[end:start] for end, (start, _) in zip(ends, words)] + [""]
+        for node in missing:
+            first, last = node.place
+            copied |= dict.fromkeys(range(first, last), "") | {first: node.close}
+            spaces[first + 1 : last] = [""] * (last - first - 1)
+            if first and node.spaced[0] and not OPENING.fullmatch(texts[first - 1]):
+                spaces[first] = spaces[first] or " "
+            if last < len(texts) and node.spaced[1] and not CLOSING.match(texts[last]):
+                spaces[last] = spaces[last] or " "
+            node.close = ""
         breaks = self._breaks(words, spaces)
         marks: list[list[Mark]] = [[] for _ in range(len(words) + 1)]
         collect_marks(root, marks)
-        texts = [translation[slice(*span)] for span in words]
         parts: list[tuple[str, bool]] = [(self.before, False)]  # with whether it is text of the model
         for gap, of_gap in enumerate(marks):
             around = texts[gap - 1] if gap else "", texts[gap] if gap < len(texts) else ""
             space = "".join(breaks.get(gap, [])) or spaces[gap]
             parts.append((gap_with_marks(of_gap, space, *around), not (of_gap or gap in breaks)))
             if gap < len(words):
-                parts.append((copied.get(words[gap], around[1]), words[gap] not in copied))
+                parts.append((copied.get(gap, around[1]), gap not in copied))
         runs = (("".join(text for text, _ in run), of_model) for of_model, run in groupby(parts, itemgetter(1)))
         return "".join(self.escape(run) if of_model else run for run, of_model in runs) + self.after
+
+    def _visible(self) -> str:
+        return "".join(piece.text for piece in self.pieces if piece.kind == "text")
 
     def _opaque(self) -> list[Span]:
         return [span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque"]
 
-    def _links(self, alignment: str | None, words: list[Span], owners: list[list[int]]) -> Links:
-        if alignment is None:
-            return proportional_links(self.words, words)
-        links: Links = [set() for _ in words]
-        for link in alignment.split():
+    def _links(
+        self,
+        alignment: str | None,
+        words: list[Span],
+        owners: list[list[int]],
+        copies: list[Span | None],
+    ) -> Links:
+        links = proportional_links(self.words, words) if alignment is None else [set() for _ in words]
+        for link in (alignment or "").split():
             source, target = map(int, link.split("-"))
             if source < len(self.owners) and target < len(owners):
                 for word in owners[target]:
                     links[word].update(self.owners[source])
+        for copy, opaque in zip(copies, self._opaque()):
+            if copy:
+                links[words.index(copy)] = {self.words.index(opaque)}
         return links
 
-    def _tree(self) -> Node:
-        """The elements and points, over the words of the sentence."""
+    def _tree(self, copies: list[Span | None]) -> tuple[Node, list[Node]]:
+        """The elements and points, over the words of the sentence, and of them the opaque pieces to replace."""
+        missing: list[Node] = []
+        copied = iter(copies)
         root = Node(0, len(self.words))
         stack: list[tuple[Node, str, int]] = []  # with the name and the index of the piece that opened it
 
@@ -164,15 +190,19 @@ class Sentence:
                 node, _, opened = stack.pop()
                 node.end, node.close, node.to_end = word, piece.raw, False
                 if node.is_point:
-                    inside = self.pieces[opened : index + 1]
-                    children()[-1] = self._point("".join(each.raw for each in inside), node.start, opened, index)
+                    inside = [each.raw for each in self.pieces[opened : index + 1] if each.kind != "break"]
+                    children()[-1] = self._point("".join(inside), node.start, opened, index)
             elif piece.kind == "close" and not stack:  # of an element that began in an earlier sentence
                 root.children = [Node(0, word, close=piece.raw, from_start=True, children=root.children)]
             elif piece.kind in ("point", "close") or (piece.kind == "opaque" and self.hidden):
                 children().append(self._point(piece.raw, word, index, index))
+            elif piece.kind == "opaque" and next(copied) is None:
+                spaced = self._point(piece.raw, word, index, index).spaced
+                missing.append(Node(word - 1, word, close=piece.raw, spaced=spaced))
+                children().append(missing[-1])
         for node, _, _ in stack:
             node.end = len(self.words)
-        return root
+        return root, missing
 
     def _dissolve(self, node: Node, siblings: list[Node]) -> None:
         """Makes a point of an opening tag, and its children children of its parent."""
@@ -214,13 +244,14 @@ def without_spaces(pieces: list[Piece], end: Literal[0, -1]) -> tuple[str, list[
         kept.append(piece)
         if piece.kind in ("text", "break"):
             kept.pop()
-            rest = piece.text.strip() and (piece.text.rstrip() if end else piece.text.lstrip())
-            if rest and piece.raw != piece.text:
-                rest = piece.text
+            rest = piece.text.rstrip() if end else piece.text.lstrip()
+            if rest and piece.raw != piece.text:  # such as an entity
+                kept.append(piece)
+                break
             found = piece.raw if not rest else piece.raw[len(rest) :] if end else piece.raw[: -len(rest)]
             spaces = found + spaces if end else spaces + found
             if rest:
-                kept.append(plain(rest) if piece.raw == piece.text else piece)
+                kept.append(plain(rest))
                 break
     return spaces, pieces + kept[::-1] if end else kept + pieces
 
@@ -251,27 +282,33 @@ def words_of(text: str, protected: list[Span]) -> tuple[list[Span], list[list[in
     ]
 
 
-def find_copies(pieces: list[Piece], source: str, translation: str) -> list[tuple[Span, str]] | None:
-    """Where the opaque pieces are in a translation, with their raw form, in the order of `pieces`.
+def find_copies(opaque: list[Piece], source: str, translation: str) -> list[Span | None] | None:
+    """Where each opaque piece is in a translation; None for one that is not.
 
     Returns:
-        None if one is not there as often as in the source.
+        None if one of them is not there as often as in the source.
     """
+    counts = Counter(piece.text for piece in opaque)
     places: dict[str, list[Span]] = {}
-    copies = []
-    for piece in pieces:
-        if piece.kind == "opaque":
-            if piece.text not in places:
-                pattern = re.compile(r"(?<!\w)" * piece.text[:1].isalnum() + re.escape(piece.text)
-                                     + r"(?!\w)" * piece.text[-1:].isalnum())  # fmt: skip
-                places[piece.text] = [found.span() for found in pattern.finditer(translation)]
-                count = sum(other.text == piece.text and other.kind == "opaque" for other in pieces)
-                if not count == len(places[piece.text]) == len(pattern.findall(source)):
-                    return None
-            copies.append((places[piece.text].pop(0), piece.raw))
-    spans = sorted(span for span, _ in copies)
-    overlap = any(end > start for (_, end), (start, _) in zip(spans, spans[1:]))
-    return None if overlap else copies
+    for text, count in counts.items():
+        bounds = r"(?<!\w)" * text[:1].isalnum(), r"(?!\w)" * text[-1:].isalnum()
+        pattern = re.compile(re.escape(text).join(bounds))
+        places[text] = [found.span() for found in pattern.finditer(translation)]
+        if len(pattern.findall(source)) != count or len(places[text]) not in (0, count):
+            return None
+    spans = sorted(span for of_text in places.values() for span in of_text)
+    if any(end > start for (_, end), (start, _) in zip(spans, spans[1:])):
+        return None
+    return [places[piece.text].pop(0) if places[piece.text] else None for piece in opaque]
+
+
+def is_linked(node: Node, links: Links) -> bool:
+    return any(of_word & set(range(node.start, node.end)) for of_word in links[slice(*node.place)])
+
+
+def is_spoiled(text: str, source: str) -> bool:
+    """Whether a text has parts of placeholders which its source does not have."""
+    return any(text.count(character) > source.count(character) for character in "{}%$@<>`")
 
 
 def collect_marks(node: Node, marks: list[list[Mark]]) -> None:

@@ -49,14 +49,6 @@ def proportional_links(source: Sequence[tuple[int, int]], target: Sequence[tuple
     return [{sum(start <= middle for start, _ in source[1:])} for middle in middles]
 
 
-def link_last_marks(source: Sequence[str], target: Sequence[str], links: Links) -> None:
-    """Links the punctuation at the end of a sentence to that of its translation, and to nothing else."""
-    if source and target and not any(character.isalnum() for character in source[-1] + target[-1]):
-        for of_word in links:
-            of_word.discard(len(source) - 1)
-        links[-1] = {len(source) - 1}
-
-
 def place_nodes(parent: Node, links: Links) -> None:
     """Gives a place to all nodes below one that has a place."""
     low, high = parent.place

@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 from ..alignments import word_spans
 from ..terms import UNSPACED
 from .pieces import Piece, plain
-from .projection import Links, Node, link_last_marks, place_nodes, proportional_links
+from .projection import Links, Node, place_nodes, proportional_links
 
 Span = tuple[int, int]
 UNITS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")  # a character is a word where none has spaces around it
+UNSPACED_WORD = re.compile(f"[{UNSPACED}]")
 CLOSING = re.compile(r"[.,:;!?…。，、；：！？)\]}»”’%]")
 OPENING = re.compile(r"[(\[{«“„¿¡]+")
 
@@ -68,7 +69,7 @@ class Sentence:
 
     def without_opaque(self) -> "Sentence":
         """The sentence that hides its opaque pieces from the model."""
-        pieces = [Piece("text", self.before, self.before), *self.pieces, Piece("text", self.after, self.after)]
+        pieces = [Piece("break", self.before, " "), *self.pieces, Piece("break", self.after, " ")]
         return Sentence(pieces, self.escape, self.line, hidden=True)
 
     def _text(self) -> tuple[str, list[Span]]:
@@ -81,6 +82,7 @@ class Sentence:
             elif piece.kind != "opaque":
                 if text.endswith(" ") and self._follows_hidden(index) and CLOSING.match(piece.text):
                     text, start = text[:-1], start - 1
+                    spans = [(min(first, start), min(last, start)) for first, last in spans]
                 for character in piece.text:
                     if not character.isspace():
                         text += character
@@ -108,9 +110,12 @@ class Sentence:
         if copies is None or (None in copies and alignment is None):
             return None
         words, owners = words_of(translation, [span for span in copies if span])
-        links = self._links(alignment, words, owners, copies)
+        links = self._links(alignment, words, owners)
         texts = [translation[slice(*span)] for span in words]
-        link_last_marks([self.text[slice(*span)] for span in self.words], texts, links)
+        self._drop_noise(links, texts)
+        for copy, place in zip(copies, self._opaque()):
+            if copy:
+                links[words.index(copy)] = {self.words.index(place)}
         root, missing = self._tree(copies)
         root.place = 0, len(words)
         place_nodes(root, links)
@@ -130,7 +135,7 @@ class Sentence:
             if last < len(texts) and node.spaced[1] and not CLOSING.match(texts[last]):
                 spaces[last] = spaces[last] or " "
             node.close = ""
-        breaks = self._breaks(words, spaces)
+        breaks = self._breaks(words, texts, spaces)
         marks: list[list[Mark]] = [[] for _ in range(len(words) + 1)]
         collect_marks(root, marks)
         parts: list[tuple[str, bool]] = [(self.before, False)]  # with whether it is text of the model
@@ -149,23 +154,28 @@ class Sentence:
     def _opaque(self) -> list[Span]:
         return [span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque"]
 
-    def _links(
-        self,
-        alignment: str | None,
-        words: list[Span],
-        owners: list[list[int]],
-        copies: list[Span | None],
-    ) -> Links:
+    def _links(self, alignment: str | None, words: list[Span], owners: list[list[int]]) -> Links:
         links = proportional_links(self.words, words) if alignment is None else [set() for _ in words]
         for link in (alignment or "").split():
             source, target = map(int, link.split("-"))
             if source < len(self.owners) and target < len(owners):
                 for word in owners[target]:
                     links[word].update(self.owners[source])
-        for copy, opaque in zip(copies, self._opaque()):
-            if copy:
-                links[words.index(copy)] = {self.words.index(opaque)}
         return links
+
+    def _drop_noise(self, links: Links, texts: list[str]) -> None:
+        """Drops links between words and punctuation, and links the last marks of both sentences."""
+        opaque = set(self._opaque())
+        marks = {
+            word for word, span in enumerate(self.words) if span not in opaque and is_mark(self.text[slice(*span)])
+        }
+        for word, text in enumerate(texts):
+            links[word] = links[word] & marks if is_mark(text) else links[word] - marks
+        last = len(self.words) - 1
+        if texts and last in marks and is_mark(texts[-1]):
+            for of_word in links:
+                of_word.discard(last)
+            links[-1] = {last}
 
     def _tree(self, copies: list[Span | None]) -> tuple[Node, list[Node]]:
         """The elements and points, over the words of the sentence, and of them the opaque pieces to replace."""
@@ -218,14 +228,13 @@ class Sentence:
         spaced = not before or before[-1].isspace(), not after or after[0].isspace()
         return Node(word, word, raw, spaced=spaced, separates=self.pieces[first].text == " ")
 
-    def _breaks(self, words: list[Span], spaces: list[str]) -> dict[int, list[str]]:
+    def _breaks(self, words: list[Span], texts: list[str], spaces: list[str]) -> dict[int, list[str]]:
         """Line breaks by their gaps, at the same share of the text, in order."""
         breaks = [
             (span[0], piece.raw) for span, piece in zip(self.spans, self.pieces) if piece.kind == "break"
         ]
         share = words[-1][1] / max(1, len(self.text)) if words else 0.0
-        unspaced = {gap for gap in range(1, len(words)) if words[gap][0] - words[gap - 1][0] == 1}
-        possible = [gap for gap in range(1, len(words)) if spaces[gap] or gap in unspaced]
+        possible = [gap for gap in range(1, len(words)) if spaces[gap] or UNSPACED_WORD.match(texts[gap])]
         found: dict[int, list[str]] = {}
         for index, (place, raw) in enumerate(breaks):
             later = len(breaks) - index - 1  # each of them needs a gap too
@@ -300,6 +309,10 @@ def find_copies(opaque: list[Piece], source: str, translation: str) -> list[Span
     if any(end > start for (_, end), (start, _) in zip(spans, spans[1:])):
         return None
     return [places[piece.text].pop(0) if places[piece.text] else None for piece in opaque]
+
+
+def is_mark(text: str) -> bool:
+    return not any(character.isalnum() for character in text)
 
 
 def is_linked(node: Node, links: Links) -> bool:

@@ -29,7 +29,7 @@ ORDER = [
         "tokenization_vanilla_transformer",
     ],
     ["metrics", "visualization", "interop", "model_card"],
-    ["training"],
+    ["training", "documents"],
     ["tasks"],
     ["cli"],
     ["__init__"],

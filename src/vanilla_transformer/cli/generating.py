@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline_batches import intended_length, number_of_positions
+from ..terms import find_terms
 from .lines import Line, Streams, as_one_line, write_record
-from .verb import USAGE, Stop
+from .verb import USAGE, Stop, report
 
+DOCUMENTS = {
+    ".htm": "html",
+    ".html": "html",
+    ".md": "md",
+    ".srt": "srt",
+    ".vtt": "vtt",
+}  # that lines would harm
 LONGEST_INPUT = 4096  # tokens, for models that state no limit
 
 
@@ -26,6 +34,7 @@ class Request:
         terms: a file of translations that outputs must have, source and target with a tab between them.
         forbid: words that no output has.
         truncate: cut long lines instead of reporting them as bad.
+        markup: keep the tags and placeholders of lines.
         pipeline_options: more arguments of the pipeline, such as the languages.
     """
 
@@ -41,6 +50,7 @@ class Request:
     batch_size: int | None = None
     device: str | None = None
     truncate: bool = False
+    markup: bool = False
     generate_options: dict[str, Any] = field(default_factory=dict)
     pipeline_options: dict[str, Any] = field(default_factory=dict)
 
@@ -49,11 +59,22 @@ class Request:
             raise Stop(f"error: --n-best {self.n_best} needs --beam {self.n_best} or more", USAGE)
         if self.terms and self.beams == 1:
             raise Stop("error: --terms needs beam search: give --beam 2 or more", USAGE)
+        if self.markup and (self.n_best > 1 or self.scores or self.alignments):
+            raise Stop("error: --markup writes one text: remove --n-best, --scores and --alignments", USAGE)
 
 
-def run(request: Request, streams: Streams) -> None:
+def run(request: Request, streams: Streams, language: str | None = None) -> None:
     request.check()
+    if streams.format not in ("text", "jsonl"):
+        from .documents import run_document
+
+        run_document(request, streams, language)
+        return
+    if language is not None:
+        raise Stop("error: --language is for documents: give --format txt, md, html, srt or vtt", USAGE)
     streams.check()
+    if streams.format == "text" and streams.input and (known := DOCUMENTS.get(streams.input.suffix.lower())):
+        report(f"note: {streams.input} is read line by line; --format {known} keeps its markup")
     terms = read_terms(request.terms) if request.terms else {}
     streams.process(Generator(request, streams.format, terms).outputs)
 
@@ -82,22 +103,59 @@ class Generator:
             self.options["return_scores"] = True
         if request.alignments:
             self.options["return_alignments"] = True
-        if terms:
-            self.options["terms"] = terms
-        if request.forbid:
-            self.options["forbid"] = request.forbid
+        self.terms, self.forbid = terms, tuple(request.forbid)
 
     def outputs(self, lines: list[Line]) -> Iterator[bytes]:
+        groups: dict[tuple[bool, tuple[str, ...]], list[Order]] = {}
         for line in lines:
-            if line.error is None and not self.request.truncate:
-                try:
-                    check_length(self.pipe.tokenizer, self.pipe.prefix + line.texts[0], self.longest)
-                except ValueError as error:
-                    line.error = str(error)
-        good = [line for line in lines if line.error is None]
-        found = self.pipe([line.texts[0] for line in good], **self.options) if good else []
-        results = iter([each] if isinstance(each, dict) else each for each in found)
-        return (self.written(line, next(results) if line.error is None else []) for line in lines)
+            try:
+                if line.error is None:
+                    order = self.order(line)
+                    groups.setdefault((bool(order.terms), order.forbid), []).append(order)
+            except ValueError as error:
+                line.error = str(error)
+        found: dict[int, list[dict[str, Any]]] = {}
+        for orders in groups.values():
+            found |= self.results(orders)
+        return (self.written(line, found.get(line.number, [])) for line in lines)
+
+    def order(self, line: Line) -> "Order":
+        """What to generate for a line; raises ValueError if it is too long or if its own terms are bad."""
+        text = line.texts[0]
+        if not self.request.truncate:
+            seen = visible_text(text) if self.request.markup else text
+            check_length(self.pipe.tokenizer, self.pipe.prefix + seen, self.longest)
+        terms, forbid = (own_terms(line.record), own_forbidden(line.record)) if line.record else ({}, ())
+        if terms and self.request.beams == 1:
+            raise ValueError("its terms need beam search: give --beam 2 or more")
+        find_terms(self.pipe.tokenizer, [text], terms)
+        joined = tuple(dict.fromkeys([*self.forbid, *forbid]))
+        return Order(line, {**self.terms, **terms}, joined, bool(terms or forbid))
+
+    def results(self, orders: list["Order"]) -> dict[int, list[dict[str, Any]]]:
+        """The outputs by line numbers. If the terms of a line cannot be met, it becomes a bad line."""
+        options = dict(self.options)
+        if orders[0].terms:
+            options["terms"] = [order.terms for order in orders]
+        if orders[0].forbid:
+            options["forbid"] = list(orders[0].forbid)
+        try:
+            found = self.generate([order.line.texts[0] for order in orders], options)
+        except ValueError as error:
+            if not any(order.has_own for order in orders):
+                raise
+            if len(orders) == 1:
+                orders[0].line.error = str(error)
+                return {}
+            return {number: each for order in orders for number, each in self.results([order]).items()}
+        return {order.line.number: each for order, each in zip(orders, found)}
+
+    def generate(self, texts: list[str], options: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        if self.request.markup:
+            from ..documents import translate_markup
+
+            return [[{self.key: text}] for text in translate_markup(self.pipe, texts, **options)]
+        return [[each] if isinstance(each, dict) else each for each in self.pipe(texts, **options)]
 
     def written(self, line: Line, results: list[dict[str, Any]]) -> bytes:
         if self.format == "jsonl":
@@ -122,6 +180,45 @@ class Generator:
         if self.request.alignments:
             found["alignment"] = [result["alignment"] for result in results]
         return {name: values if self.request.n_best > 1 else values[0] for name, values in found.items()}
+
+
+@dataclass
+class Order:
+    """A line with the terms of the command and its own.
+
+    Args:
+        has_own: whether it has terms or forbidden words of its own.
+    """
+
+    line: Line
+    terms: dict[str, str]
+    forbid: tuple[str, ...]
+    has_own: bool
+
+
+def own_terms(record: dict[str, Any]) -> dict[str, str]:
+    terms = record.get("terms", {})
+    if isinstance(terms, dict) and all(is_word(source) and is_word(terms[source]) for source in terms):
+        return terms
+    raise ValueError('its "terms" must be an object of texts, such as {"bank": "Ufer"}')
+
+
+def own_forbidden(record: dict[str, Any]) -> tuple[str, ...]:
+    words = record.get("forbid", [])
+    if isinstance(words, list) and all(map(is_word, words)):
+        return tuple(words)
+    raise ValueError('its "forbid" must be a list of texts, such as ["bank"]')
+
+
+def is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def visible_text(text: str) -> str:
+    """What the model sees of a text with markup."""
+    from ..documents.inline import read_inline
+
+    return "".join(piece.text for piece in read_inline(text))
 
 
 def read_terms(path: Path) -> dict[str, str]:

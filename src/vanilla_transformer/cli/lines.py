@@ -128,7 +128,7 @@ class Streams:
     Args:
         resume: continue `output` after its last complete line.
         overwrite: replace `output` if it exists.
-        format: "text" or "jsonl", of both.
+        format: of both: "text" or "jsonl" for lines, or one of a document.
         fields: the texts that a line holds.
         window: lines that are read, worked on and written together.
         quiet: no progress bar.
@@ -171,12 +171,12 @@ class Streams:
         """
         written = done = bad = 0
         try:
-            with self._open_input() as source, self._open_output() as (target, done):
+            with self.open_input() as source, self.open_output() as (target, done):
                 written = done
                 raw = raw_lines(source)
                 if (skipped := sum(1 for _ in islice(raw, done))) < done:
                     raise Stop(f"error: {self.output} has {done} lines, but the input only {skipped}")
-                with self._progress(source, done) as bar:
+                with self.progress(self._count(), "lines", done) as bar:
                     numbered = enumerate(raw, done + 1)
                     while window := list(islice(numbered, self._window(source))):
                         lines = [parse(number, line, self.fields, self.format) for number, line in window]
@@ -198,7 +198,7 @@ class Streams:
         return 1 if source.isatty() else self.window
 
     @contextmanager
-    def _open_input(self) -> Iterator[BinaryIO]:
+    def open_input(self) -> Iterator[BinaryIO]:
         if self.input is None:
             yield sys.stdin.buffer
         else:
@@ -206,7 +206,7 @@ class Streams:
                 yield file
 
     @contextmanager
-    def _open_output(self) -> Iterator[tuple[BinaryIO, int]]:
+    def open_output(self) -> Iterator[tuple[BinaryIO, int]]:
         """The stream to write to, and the number of lines that it has already."""
         if self.output is None:
             yield sys.stdout.buffer, 0
@@ -218,15 +218,19 @@ class Streams:
             with self.output.open("wb") as file:
                 yield file, 0
 
-    def _progress(self, source: BinaryIO, done: int) -> Any:
+    def _count(self) -> int | None:
+        """The number of lines of an input file."""
+        if self.input is None or not self.input.is_file():
+            return None
+        with self.input.open("rb") as file:
+            return count_lines(file)[0]
+
+    def progress(self, total: int | None, unit: str, done: int = 0) -> Any:
+        """A progress bar on the error stream."""
         from tqdm import tqdm
 
-        total = None
-        if self.input is not None and self.input.is_file():
-            with self.input.open("rb") as file:
-                total = count_lines(file)[0]
         disable = True if self.quiet else None  # None: where the error stream is no terminal
-        return tqdm(total=total, initial=done, unit=" lines", disable=disable, file=sys.stderr)
+        return tqdm(total=total, initial=done, unit=f" {unit}", disable=disable, file=sys.stderr)
 
     def _how_to_resume(self, written: int) -> str:
         if self.output is None:

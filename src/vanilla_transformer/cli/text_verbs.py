@@ -10,6 +10,7 @@ from .lines import Streams
 from .verb import Verb, settings
 
 Format = Literal["text", "jsonl"]
+DocumentFormat = Literal["text", "jsonl", "txt", "md", "html", "srt", "vtt"]
 Model = Annotated[str, typer.Argument(help="A folder that a recipe or `import` wrote, or a name on the Hub.")]
 Input = Annotated[
     Path | None, typer.Argument(help="A file of lines; standard input if you name none, or `-`.")
@@ -55,8 +56,23 @@ def generating_verb(task: str, help: str) -> Entry:
         model: Model,
         input: Input = None,
         output: Output = None,
-        format: FormatOption = "text",
+        format: Annotated[
+            DocumentFormat,
+            typer.Option(
+                "--format",
+                help="text and jsonl: a line or a JSON object for each line. The others: a whole document, "
+                "whose sentences are translated while the rest stays.",
+            ),
+        ] = "text",
         field: Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")] = "text",
+        markup: Annotated[
+            bool,
+            typer.Option("--markup", help="Keep tags such as <b> and placeholders such as {name} of lines."),
+        ] = False,
+        language: Annotated[
+            str | None,
+            typer.Option(help="Of a document, such as de: decides where sentences end. English by default."),
+        ] = None,
         source_lang: Annotated[
             str | None, typer.Option(hidden=hidden, help="The source language, for multilingual models.")
         ] = None,
@@ -120,11 +136,12 @@ def generating_verb(task: str, help: str) -> Entry:
             batch_size=batch_size,
             device=device,
             truncate=truncate,
+            markup=markup,
             generate_options=options,
             pipeline_options={name: value for name, value in languages.items() if value is not None},
         )
         streams = Streams(from_file(input), output, resume, overwrite, format, (field,), window, quiet)
-        run(request, streams)
+        run(request, streams, language)
 
     return Entry(verb, {"cls": Verb, "help": help})
 
@@ -212,6 +229,11 @@ def classify(
     run(model, streams, top, device, batch_size, truncate)
 
 
+DOCUMENTS = """
+    --format txt, md, html, srt and vtt take a document: it is split into sentences, and everything that is
+    not text stays as it is. A sentence that is too long for the model stays too, with a message.
+"""
+
 VERBS = {
     "translate": generating_verb(
         "translation",
@@ -222,8 +244,10 @@ VERBS = {
     vanilla-transformer translate outputs/mine news.en -o news.es --precision auto
     vanilla-transformer translate outputs/mine news.en -o news.es --resume
     vanilla-transformer translate outputs/mine docs.jsonl --format jsonl --field body --n-best 3 --scores
+    vanilla-transformer translate outputs/mine README.md --format md -o LEEME.md
 """
-        + LINES,
+        + LINES
+        + DOCUMENTS,
     ),
     "summarize": generating_verb(
         "summarization",

@@ -58,7 +58,7 @@ def read_markdown(document: str) -> Parts:
 
 
 def with_placeholders(pieces: list[Piece]) -> list[Piece]:
-    """The pieces, where text that the parser cut at marks such as `_` is whole and placeholders are pieces."""
+    """The pieces, where text that the parser cut at marks such as `_` is whole, without placeholders."""
     found: list[Piece] = []
     for is_plain, run in groupby(pieces, lambda piece: piece.kind == "text" and piece.raw == piece.text):
         if is_plain:

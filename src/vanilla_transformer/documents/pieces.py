@@ -9,9 +9,9 @@ class Piece(NamedTuple):
     """A part of a document.
 
     Args:
-        kind: "text" is translated. "open" and "close" are the ends of an element, such as bold text. A "point"
-            is markup without text, such as an image. The model may copy what is "opaque", such as a
-            placeholder, but may not change it. A "break" ends a line within a sentence.
+        kind: "text" is translated. "open" and "close" are the ends of an element, such as bold text. A
+            "point" is markup without text, such as an image. What is "opaque", such as a placeholder, may be
+            copied by the model, but not changed. A "break" ends a line within a sentence.
         raw: the part as the document has it.
         text: what the model sees.
         name: of an element: a "close" ends the last "open" of the same name.

@@ -33,7 +33,10 @@ def read_text(document: str) -> Parts:
             else:
                 segment = Segment([], line=number)
                 parts += [line[:start], segment]
-            segment.pieces += [*read_inline(text, PLACEHOLDERS), Piece("break", line[start + len(text) :], " ")]
+            segment.pieces += [
+                *read_inline(text, PLACEHOLDERS),
+                Piece("break", line[start + len(text) :], " "),
+            ]
             number += 1
     return parts
 

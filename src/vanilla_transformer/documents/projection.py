@@ -1,8 +1,8 @@
 """Where the markup of a text goes in its translation.
 
-Tags become a tree of nodes over the words of the source. Each node gets a run of words of the target: the run
-with the most links into the node, less those that lead out of it. Runs of siblings never overlap, and those of
-children lie within their parent's, so every tag is written once and tags stay nested.
+Tags become a tree of nodes over the words of the source. Each node gets a run of words of the target: the
+run with the most links into the node, less those that lead out of it. Runs of siblings never overlap, and
+those of children lie within their parent's. So every tag is written once, and tags stay nested.
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,7 +110,9 @@ def place_of(node: Node, parent: Node, gains: list[float], placed: list[Node]) -
         return max(runs, key=lambda run: quality(run)[1])
     middle = (first + last) / 2
     if any(free[low:high]):
-        word = min((word for word in range(low, high) if free[word]), key=lambda word: abs(word + 0.5 - middle))
+        word = min(
+            (word for word in range(low, high) if free[word]), key=lambda word: abs(word + 0.5 - middle)
+        )
         return word, word + 1
     gap = min(outer_gaps(parent, placed), key=lambda gap: abs(gap - middle))
     return gap, gap

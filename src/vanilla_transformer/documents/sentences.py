@@ -74,7 +74,8 @@ class Sentence:
 
     def _text(self) -> tuple[str, list[Span]]:
         """The text with single spaces, and where each piece is in it."""
-        text, spans = "", []
+        text = ""
+        spans: list[Span] = []
         for index, piece in enumerate(self.pieces):
             start = len(text)
             if piece.kind == "opaque" and not self.hidden:
@@ -122,7 +123,8 @@ class Sentence:
         copied = {words.index(span): piece.raw for span, piece in zip(copies, opaque) if span}
         replaced = {word for node in missing for word in range(*node.place)}
         rest = "".join(text for word, text in enumerate(texts) if word not in {*copied, *replaced})
-        if not all(is_linked(node, links) for node in missing) or is_spoiled(rest, self._visible()):
+        linked = all(is_linked(node, links) for node in missing)
+        if not linked or (missing and is_spoiled(rest, self._visible())):
             return None
         ends = [0, *(end for _, end in words)]
         spaces = [translation[end:start] for end, (start, _) in zip(ends, words)] + [""]
@@ -145,7 +147,9 @@ class Sentence:
             parts.append((gap_with_marks(of_gap, space, *around), not (of_gap or gap in breaks)))
             if gap < len(words):
                 parts.append((copied.get(gap, around[1]), gap not in copied))
-        runs = (("".join(text for text, _ in run), of_model) for of_model, run in groupby(parts, itemgetter(1)))
+        runs = (
+            ("".join(text for text, _ in run), of_model) for of_model, run in groupby(parts, itemgetter(1))
+        )
         return "".join(self.escape(run) if of_model else run for run, of_model in runs) + self.after
 
     def _visible(self) -> str:
@@ -167,7 +171,9 @@ class Sentence:
         """Drops links between words and punctuation, and links the last marks of both sentences."""
         opaque = set(self._opaque())
         marks = {
-            word for word, span in enumerate(self.words) if span not in opaque and is_mark(self.text[slice(*span)])
+            word
+            for word, span in enumerate(self.words)
+            if span not in opaque and is_mark(self.text[slice(*span)])
         }
         for word, text in enumerate(texts):
             links[word] = links[word] & marks if is_mark(text) else links[word] - marks
@@ -178,7 +184,7 @@ class Sentence:
             links[-1] = {last}
 
     def _tree(self, copies: list[Span | None]) -> tuple[Node, list[Node]]:
-        """The elements and points, over the words of the sentence, and of them the opaque pieces to replace."""
+        """The elements and points over the words of the sentence, and those of opaque pieces to replace."""
         missing: list[Node] = []
         copied = iter(copies)
         root = Node(0, len(self.words))

@@ -1,4 +1,4 @@
-"""Subtitles, SubRip (.srt) and WebVTT (.vtt): numbers, times and tags stay; a sentence may span several cues."""
+"""Subtitles, SubRip (.srt) and WebVTT (.vtt): a sentence may span several cues; times and tags stay."""
 
 import re
 

@@ -88,8 +88,8 @@ def translate_markup(translate: Any, texts: str | Sequence[str], **options: Any)
     """Translates texts with inline markup, such as `Click <b>Save</b>, {name}.`
 
     Every tag and every placeholder of a text is in its translation as often as in the text. The words of an
-    element are found by alignments. Each text is translated as a whole, and one without markup as without this
-    function.
+    element are found by alignments. Each text is translated as a whole, and one without markup as it is
+    without this function.
 
     Args:
         translate, options: as for `translate_document`. `terms` may be a list with a dict for each text.
@@ -125,7 +125,10 @@ def translate_sentences(translate: Any, sentences: Sequence[Sentence], **options
             found[index] = sentence.write(*output)
 
     for align in (False, True):
-        run({i: each for i, each in enumerate(sentences) if found[i] is None and each.is_marked == align}, align)
+        run(
+            {i: each for i, each in enumerate(sentences) if found[i] is None and each.is_marked == align},
+            align,
+        )
     hidden = {i: each.without_opaque() for i, each in enumerate(sentences) if found[i] is None}
     run({i: each for i, each in hidden.items() if each.has_words}, align=True)
     return [sentence.raw if text is None else text for text, sentence in zip(found, sentences)]

@@ -144,6 +144,73 @@ def test_alignments_terms_and_forbidden_words_are_those_of_the_pipeline(models, 
     assert "line 1" in call(*words, "--terms", tmp_path / "terms.tsv", input="the dog\n", code=1).stderr
 
 
+def test_terms_of_a_json_line_join_those_of_the_command_and_a_bad_value_costs_the_line(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text("fox\tfence\n")
+    records = [
+        {"text": "the dog and fox", "terms": {"dog": "brown"}},
+        {"text": "a fox"},
+        {"text": "the dog", "terms": {"dog": 3}},
+        {"text": "the dog", "terms": {"dog": "brown " * 60}},
+        {"text": "the dog", "forbid": "quick"},
+        {"text": "the lazy dog", "forbid": ["lazy"], "terms": {}},
+    ]
+    texts = "".join(json.dumps(record) + "\n" for record in records)
+    words = ("translate", models["translate"], "--format", "jsonl", "--terms", tmp_path / "terms.tsv")
+    result = call(*words, "--forbid", "over", input=texts, code=3)
+    found = [json.loads(line) for line in outputs(result)]
+    assert [("error" in each) for each in found] == [False, False, True, True, True, False]
+    assert "fence" in found[0]["translation_text"] and "brown" in found[0]["translation_text"]
+    assert "fence" in found[1]["translation_text"]
+    pipe = pipeline("translation", str(models["translate"]))
+    alone = pipe("the lazy dog", forbid=["over", "lazy"])[0]["translation_text"]
+    assert found[5]["translation_text"] == alone
+    for number, word in ((3, '"terms"'), (4, "terms"), (5, '"forbid"')):
+        assert any(f"line {number}:" in line and word in line for line in result.stderr.splitlines())
+
+
+def test_markup_of_lines_survives_and_other_lines_stay_the_same(models):
+    texts = sentences(5)
+    plain = outputs(call("translate", models["translate"], input="\n".join(texts)))
+    marked = "\n".join([*texts, "the <b>lazy dog</b> {name} sleeps"])
+    found = outputs(call("translate", models["translate"], "--markup", input=marked))
+    assert found[:5] == plain
+    assert all(found[5].count(part) == 1 for part in ("<b>", "</b>", "{name}"))
+    record = '{"text": "<i>the dog</i>"}\n'
+    line = call("translate", models["translate"], "--markup", "--format", "jsonl", input=record).stdout
+    assert json.loads(line)["translation_text"].count("</i>") == 1
+
+
+@pytest.mark.parametrize("format", ["txt", "md", "html", "srt", "vtt"])
+def test_a_document_keeps_what_is_no_text(format, models, tmp_path):
+    times = "1\r\n00:00:01,000 --> 00:00:02,000\r\n"
+    document = {"srt": times, "vtt": "WEBVTT\n\n" + times}.get(format, "") + "the dog\r\n\r\n"
+    (tmp_path / "in").write_bytes(b"\xef\xbb\xbf" + document.encode())
+    words = ("translate", models["translate"], tmp_path / "in", "--format", format)
+    expected = pipeline("translation", str(models["translate"]))("the dog")[0]["translation_text"]
+    found = call(*words).stdout_bytes.decode("utf-8-sig")
+    assert found.replace(" ".join(expected.split()), "the dog") == document
+    assert call(*words[:2], *words[3:], input=b"").stdout_bytes == b""
+    call(*words, "--output", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes().decode("utf-8-sig") == found
+
+
+def test_a_bad_sentence_of_a_document_stays_as_it_is_and_is_reported_with_its_line(models):
+    bad = b"the dog.\n\n" + b"dog " * 100 + b"\n\nthe \0 fox\n\na fox.\n"
+    result = call("translate", models["translate"], "--format", "txt", "--quiet", input=bad, code=3)
+    assert result.stdout_bytes.splitlines()[2:5] == bad.splitlines()[2:5]
+    assert "line 3: it has" in result.stderr and "line 5: it contains a NUL" in result.stderr
+    assert "line 2: invalid UTF-8" in call(
+        "translate", models["translate"], "--format", "txt", input=b"a\n\xff", code=1
+    ).stderr  # fmt: skip
+
+
+def test_a_reader_of_a_document_that_goes_ends_the_program_quietly(models):
+    process = start("translate", models["translate"], "--format", "txt")
+    process.stdout.close()
+    _, errors = process.communicate(b"the dog.\n" * 5, timeout=300)
+    assert process.returncode == 141 and b"Traceback" not in errors
+
+
 def test_scores_of_pairs_do_not_depend_on_the_other_lines(models):
     pairs = [f"{source}\t{target}" for source, target in zip(sentences(9), sentences(9, seed=1))]
     together = outputs(call("score", models["score"], "--tokens", input="\n".join(pairs)))
@@ -263,6 +330,13 @@ def test_other_precisions_translate_every_line(precision, models):
         (["translate", "MODEL", "--set", "beams"], 2, "NAME=VALUE"),
         (["translate", "MODEL", "--target-lang", "es"], 1, "language"),
         (["translate", "MODEL", "--format", "xml"], 2, "xml"),
+        (["translate", "MODEL", "--format", "md", "--resume", "-o", "x"], 2, "--resume"),
+        (["translate", "MODEL", "--format", "md", "--n-best", "2"], 2, "--n-best"),
+        (["translate", "MODEL", "--format", "srt", "--scores"], 2, "--scores"),
+        (["translate", "MODEL", "--format", "txt", "--alignments"], 2, "--alignments"),
+        (["translate", "MODEL", "--markup", "--alignments"], 2, "--markup"),
+        (["translate", "MODEL", "--language", "de"], 2, "--format"),
+        (["summarize", "MODEL", "--format", "html"], 2, "summarize"),
         (["nonsense"], 2, "nonsense"),
     ],
 )

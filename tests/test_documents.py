@@ -41,9 +41,29 @@ FRAGMENTS = {
     ],
     "md": [
         *TEXT,
-        *"# |- |1. |> |    |**|*|_|`|``|```\n|~~|[|](u 't')|](|]|![a](b)|<b>|</b>|<br/>|<!-- c -->".split(
-            "|"
-        ),
+        *[
+            "# ",
+            "- ",
+            "1. ",
+            "> ",
+            "    ",
+            "**",
+            "*",
+            "_",
+            "`",
+            "``",
+            "```\n",
+            "~~",
+            "[",
+            "](u 't')",
+            "](",
+            "]",
+            "![a](b)",
+            "<b>",
+            "</b>",
+            "<br/>",
+            "<!-- c -->",
+        ],
     ]
     + ["<div>\n", "&amp;", "\\*", "\\", "|", "\n|---|---|\n", "| a | b |\n", "[^1]", "\n[^1]: note\n", "$x$"]
     + ["---\n", "+++\n", "- [ ] ", "==\n", "<http://x.y>", "***", "&lt;", "\\|"],
@@ -270,8 +290,12 @@ def seen(document, format, language="en"):
 
 
 def test_the_model_sees_sentences_without_markup():
-    assert seen(FILES["md"], "md")[:4] == ["The first day", "A dog runs.", "He sees a cat and `x = 1`, which is 2 * 3 & more.",
-                                           "A quote goes on in the next line."]  # fmt: skip
+    assert seen(FILES["md"], "md")[:4] == [
+        "The first day",
+        "A dog runs.",
+        "He sees a cat and `x = 1`, which is 2 * 3 & more.",
+        "A quote goes on in the next line.",
+    ]
     assert seen(FILES["srt"], "srt") == ["The dog sees a cat that runs in the garden.", "Who?", "The dog."]
     assert seen("<p>One.<br>Two <b>or. Three</b>", "html") == ["One.", "Two or.", "Three"]
     assert seen("Das gilt z.B. hier. Am 3. Mai auch.", "txt", "de") == [

@@ -9,10 +9,55 @@ from .pieces import Parts, Piece, Segment
 
 # Elements that the HTML standard shows within a line. All others end a segment.
 INLINE = frozenset(
-    """
-    a abbr acronym b bdi bdo big br cite code data del dfn em font i img input ins kbd label map mark meter nobr
-    output picture progress q ruby rb rp rt s samp small source span strike strong sub sup time tt u var wbr
-    """.split()
+    [
+        "a",
+        "abbr",
+        "acronym",
+        "b",
+        "bdi",
+        "bdo",
+        "big",
+        "br",
+        "cite",
+        "code",
+        "data",
+        "del",
+        "dfn",
+        "em",
+        "font",
+        "i",
+        "img",
+        "input",
+        "ins",
+        "kbd",
+        "label",
+        "map",
+        "mark",
+        "meter",
+        "nobr",
+        "output",
+        "picture",
+        "progress",
+        "q",
+        "ruby",
+        "rb",
+        "rp",
+        "rt",
+        "s",
+        "samp",
+        "small",
+        "source",
+        "span",
+        "strike",
+        "strong",
+        "sub",
+        "sup",
+        "time",
+        "tt",
+        "u",
+        "var",
+        "wbr",
+    ]
 )
 # Elements whose content is not translated. Within a line, code is kept where it is in the sentence.
 SILENT = {"code", "kbd", "math", "noscript", "object", "pre", "samp", "script", "style", "svg", "template"}

@@ -14,6 +14,7 @@ from .projection import Links, Node, place_nodes, proportional_links
 
 Span = tuple[int, int]
 UNITS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")  # a character is a word where none has spaces around it
+CHARACTER = re.compile(r".", re.DOTALL)
 UNSPACED_WORD = re.compile(f"[{UNSPACED}]")
 CLOSING = re.compile(r"[.,:;!?…。，、；：！？)\]}»”’%]")
 OPENING = re.compile(r"[(\[{«“„¿¡]+")
@@ -51,7 +52,7 @@ class Sentence:
         opaque = [
             span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque" and not hidden
         ]
-        self.words, self.owners = words_of(self.text, opaque)
+        self.words, self.owners = words_of(self.text, opaque, apart=hidden)
 
     @property
     def has_words(self) -> bool:
@@ -110,7 +111,7 @@ class Sentence:
         copies = find_copies(opaque, self.text, translation)
         if copies is None or (None in copies and alignment is None):
             return None
-        words, owners = words_of(translation, [span for span in copies if span])
+        words, owners = words_of(translation, [span for span in copies if span], apart=self.hidden)
         links = self._links(alignment, words, owners)
         texts = [translation[slice(*span)] for span in words]
         self._drop_noise(links, texts)
@@ -271,8 +272,11 @@ def without_spaces(pieces: list[Piece], end: Literal[0, -1]) -> tuple[str, list[
     return spaces, pieces + kept[::-1] if end else kept + pieces
 
 
-def words_of(text: str, protected: list[Span]) -> tuple[list[Span], list[list[int]]]:
+def words_of(text: str, protected: list[Span], apart: bool = False) -> tuple[list[Span], list[list[int]]]:
     """The words of a text, where each protected span is one word.
+
+    Args:
+        apart: each character of punctuation is a word.
 
     Returns:
         the words, and for each word of `split_words` those that have a part of it.
@@ -283,7 +287,8 @@ def words_of(text: str, protected: list[Span]) -> tuple[list[Span], list[list[in
         taken[start:end] = [True] * (end - start)
     words = list(protected)
     for start, end in spans:
-        for found in UNITS.finditer(text, start, end):
+        units = CHARACTER if apart and is_mark(text[start:end]) else UNITS
+        for found in units.finditer(text, start, end):
             first = found.start()
             for place in range(first, found.end() + 1):
                 if place == found.end() or taken[place]:

@@ -110,6 +110,12 @@ def translate_markup(translate: Any, texts: str | Sequence[str], **options: Any)
     return [found[index] for index in range(len(texts))]
 
 
+def records_with_markup(pipe: Any, texts: str | Sequence[str], **options: Any) -> list[dict[str, str]]:
+    """What a pipeline returns for `pipe(texts, markup=True)`."""
+    chosen = [texts] if isinstance(texts, str) else list(texts)
+    return [{f"{pipe.return_name}_text": text} for text in translate_markup(pipe, chosen, **options)]
+
+
 def translate_sentences(translate: Any, sentences: Sequence[Sentence], **options: Any) -> list[str]:
     """The translations of sentences, with their markup.
 

@@ -154,6 +154,15 @@ def test_pipelines_of_every_family_place_markup_and_leave_other_texts_alone(fami
     assert [found[0].count(part) for part in ("<b>", "</b>", "{x}")] == [1, 1, 1]
 
 
+def test_a_pipeline_takes_markup_as_an_option_of_a_call():
+    pipe = make("translation", FAMILIES["vanilla"]())
+    texts = ["the <b>quick</b> fox", "the dog"]
+    found = [each["translation_text"] for each in pipe(texts, markup=True, num_beams=2)]
+    assert found == translate_markup(pipe, texts, num_beams=2)
+    assert pipe(texts[0], markup=True, num_beams=2)[0]["translation_text"] == found[0]
+    assert pipe(texts[1], markup=False, num_beams=2)[0]["translation_text"] == found[1]
+
+
 def test_one_dict_of_terms_for_each_text():
     pipe = make("translation", FAMILIES["vanilla"](), num_beams=4)
     texts = ["the <b>dog</b>", "the dog", "a <i>dog</i>"]

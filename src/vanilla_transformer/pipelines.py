@@ -4,6 +4,7 @@ They work with any encoder-decoder model, and keep the options and output keys o
 """
 
 import copy
+import importlib
 import math
 import re
 from collections import Counter
@@ -73,6 +74,7 @@ class Text2TextGenerationPipeline(Pipeline):
             search) and `token_log_probabilities`, whose last one is that of the end token.
         return_alignments: a record also has `alignment`: "0-0 2-1" links words 0 and 0, and 2 and 1, of the
             text and the output; `split_words` returns these words.
+        markup: (of a call) keep the tags and placeholders of texts; see `documents.translate_markup`.
         generate_kwargs: any argument of `generate`. The defaults, for settings that neither the caller nor
             the model's generation config sets, are 4 beams and at most 256 new tokens.
 
@@ -86,9 +88,7 @@ class Text2TextGenerationPipeline(Pipeline):
     _load_video_processor: Any = False
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = True
-    _pipeline_calls_generate = (
-        False  # if True, versions of transformers treat generate's arguments differently
-    )
+    _pipeline_calls_generate = False  # True makes some versions treat generate's arguments differently
     return_name = "generated"
     model: Any
     tokenizer: Any
@@ -160,6 +160,9 @@ class Text2TextGenerationPipeline(Pipeline):
             least = int(name == "batch_size")
             if value is not None and not (is_whole(value) and least <= value <= limit):
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {limit}")
+        if kwargs.pop("markup", False):
+            documents = importlib.import_module("vanilla_transformer.documents")  # not in a Hub copy
+            return documents.records_with_markup(self, inputs, batch_size=batch_size, **kwargs)
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):
             return super().__call__(inputs, *args, num_workers=num_workers, batch_size=batch_size, **kwargs)
         texts = with_terms(list(inputs), kwargs)

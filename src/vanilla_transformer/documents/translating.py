@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from transformers.utils import logging
+
 from .html import read_html
 from .inline import inline_segment
 from .markdown import read_markdown
@@ -11,6 +13,8 @@ from .plain_text import read_text
 from .sentences import Sentence
 from .splitting import split_segment
 from .subtitles import read_subtitles
+
+logger = logging.get_logger(__name__)
 
 FORMATS: dict[str, Callable[[str], Parts]] = {
     "txt": read_text,
@@ -160,6 +164,11 @@ def call(translate: Any, texts: list[str], align: bool, options: dict[str, Any])
         return [(text, None) for text in outputs]
     if align:
         options = {**options, "return_alignments": True}
+        if getattr(translate.model.generation_config, "alignment_layer", None) is None:
+            logger.warning_once(
+                "Nobody chose which attention of this model aligns words, so markup may be at wrong words: "
+                "run choose_attention once, and save the generation config (docs/documents.md)"
+            )
     records = translate(texts, **options)
     if not all(isinstance(record, dict) for record in records):
         raise ValueError("markup needs one output for each text: remove num_return_sequences")

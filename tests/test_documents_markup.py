@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,7 @@ class Translator:
     """A pipeline with random outputs and links, whose outputs may lose, change and repeat words."""
 
     return_name = "translation"
+    model = SimpleNamespace(generation_config=SimpleNamespace(alignment_layer=0))
 
     def __init__(self, draw):
         self.draw = draw
@@ -109,6 +111,7 @@ class Fixed:
     """A pipeline with one output and its links."""
 
     return_name = "translation"
+    model = SimpleNamespace(generation_config=SimpleNamespace(alignment_layer=0))
 
     def __init__(self, output, alignment):
         self.record = {"translation_text": output, "alignment": alignment}

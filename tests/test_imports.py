@@ -120,6 +120,16 @@ def test_no_file_has_more_than_450_lines(folder):
         ("vanilla_transformer.load_corpus('bible_en_es')", "datasets", "[train]"),
         ("vanilla_transformer.load_metric('chrf')", "sacrebleu", "[metrics]"),
         ("vanilla_transformer.load_metric('seqeval')", "seqeval", "[metrics]"),
+        (
+            "import vanilla_transformer.documents as d; d.translate_document(list, 'a', 'txt')",
+            "sentencex",
+            "[documents]",
+        ),
+        (
+            "import vanilla_transformer.documents as d; d.translate_document(list, 'a', 'md')",
+            "pyromark",
+            "[documents]",
+        ),
         ("import vanilla_transformer.tasks", "evaluate", "[train,metrics]"),
         ("import vanilla_transformer.corpora.digits as d; d.load_digits()", "sklearn", "[vision]"),
         (

@@ -1,6 +1,7 @@
 """Sentences with their markup: what the model sees of one, and the translation with the markup in it."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -49,10 +50,8 @@ class Sentence:
         self.before, self.pieces = without_spaces(list(pieces), 0)
         self.after, self.pieces = without_spaces(self.pieces, -1)
         self.text, self.spans = self._text()
-        opaque = [
-            span for span, piece in zip(self.spans, self.pieces) if piece.kind == "opaque" and not hidden
-        ]
-        self.words, self.owners = words_of(self.text, opaque, apart=hidden)
+        opaque = [] if hidden else self._opaque()
+        self.words, self.owners = words_of(self.text, opaque, apart=hidden) if self._is_placed() else ([], [])
 
     @property
     def has_words(self) -> bool:
@@ -62,6 +61,10 @@ class Sentence:
     def is_plain(self) -> bool:
         """Whether it is text without any markup."""
         return all(piece.kind == "text" and piece.raw == piece.text for piece in self.pieces)
+
+    def _is_placed(self) -> bool:
+        """Whether something must be written at a place within the translation."""
+        return any(piece.kind != "text" for piece in self.pieces)
 
     @property
     def is_marked(self) -> bool:
@@ -77,12 +80,13 @@ class Sentence:
         """The text with single spaces, and where each piece is in it."""
         text = ""
         spans: list[Span] = []
-        for index, piece in enumerate(self.pieces):
+        last = ""  # kind of the last piece that is no tag
+        for piece in self.pieces:
             start = len(text)
             if piece.kind == "opaque" and not self.hidden:
                 text += piece.text
             elif piece.kind != "opaque":
-                if text.endswith(" ") and self._follows_hidden(index) and CLOSING.match(piece.text):
+                if last == "opaque" and self.hidden and text.endswith(" ") and CLOSING.match(piece.text):
                     text, start = text[:-1], start - 1
                     spans = [(min(first, start), min(last, start)) for first, last in spans]
                 for character in piece.text:
@@ -91,12 +95,9 @@ class Sentence:
                     elif text and not text.endswith(" "):
                         text += " "
             spans.append((start, len(text)))
+            last = last if piece.kind in ("open", "close") else piece.kind
         text = text.rstrip(" ")
         return text, [(min(start, len(text)), min(end, len(text))) for start, end in spans]
-
-    def _follows_hidden(self, index: int) -> bool:
-        before = [piece for piece in self.pieces[:index] if piece.kind not in ("open", "close")]
-        return bool(before) and before[-1].kind == "opaque" and self.hidden
 
     def write(self, translation: str, alignment: str | None = None) -> str | None:
         """The translation with the markup of the sentence; None if an opaque piece is not in it as it was.
@@ -107,6 +108,8 @@ class Sentence:
         translation = " ".join(translation.split())
         if translation == self.text:
             return self.raw
+        if not self._is_placed():
+            return self.before + self.escape(translation) + self.after
         opaque = [] if self.hidden else [piece for piece in self.pieces if piece.kind == "opaque"]
         copies = find_copies(opaque, self.text, translation)
         if copies is None or (None in copies and alignment is None):
@@ -188,6 +191,7 @@ class Sentence:
         """The elements and points over the words of the sentence, and those of opaque pieces to replace."""
         missing: list[Node] = []
         copied = iter(copies)
+        starts, ends = [start for start, _ in self.words], [end for _, end in self.words]
         root = Node(0, len(self.words))
         stack: list[tuple[Node, str, int]] = []  # with the name and the index of the piece that opened it
 
@@ -195,9 +199,9 @@ class Sentence:
             return stack[-1][0].children if stack else root.children
 
         for index, (piece, (start, end)) in enumerate(zip(self.pieces, self.spans)):
-            word = sum(first < end for first, _ in self.words)  # that begin before the piece ends
+            word = bisect_left(starts, end)  # behind those that begin before the piece ends
             if piece.kind == "open":
-                word = sum(last <= start for _, last in self.words)
+                word = bisect_right(ends, start)
                 node = Node(word, word, piece.raw, to_end=True)
                 children().append(node)
                 stack.append((node, piece.name, index))
@@ -228,11 +232,11 @@ class Sentence:
 
     def _point(self, raw: str, word: int, first: int, last: int) -> Node:
         """The point that pieces become, with the spaces around them."""
-        before = "".join(piece.text for piece in self.pieces[:first])
-        after = "".join(piece.text for piece in self.pieces[last + 1 :])
+        before = next((piece.text[-1] for piece in reversed(self.pieces[:first]) if piece.text), " ")
+        after = next((piece.text[0] for piece in self.pieces[last + 1 :] if piece.text), " ")
         if any(piece.kind == "opaque" for piece in self.pieces[first : last + 1]):
-            after = CLOSING.sub(" ", after[:1]) + after[1:]  # punctuation follows a word without a space
-        spaced = not before or before[-1].isspace(), not after or after[0].isspace()
+            after = CLOSING.sub(" ", after)  # punctuation follows a word without a space
+        spaced = before.isspace(), after.isspace()
         return Node(word, word, raw, spaced=spaced, separates=self.pieces[first].text == " ")
 
     def _breaks(self, words: list[Span], texts: list[str], spaces: list[str]) -> dict[int, list[str]]:
@@ -296,10 +300,8 @@ def words_of(text: str, protected: list[Span], apart: bool = False) -> tuple[lis
                         words.append((first, place))
                     first = place + 1
     words.sort()
-    return words, [
-        [index for index, (first, last) in enumerate(words) if first < end and start < last]
-        for start, end in spans
-    ]
+    starts, ends = [start for start, _ in words], [end for _, end in words]
+    return words, [list(range(bisect_right(ends, start), bisect_left(starts, end))) for start, end in spans]
 
 
 def find_copies(opaque: list[Piece], source: str, translation: str) -> list[Span | None] | None:

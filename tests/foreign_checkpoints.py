@@ -232,7 +232,7 @@ def opennmt_vocabulary(words):
     return ["<unk>", "<blank>", "<s>", "</s>", *(f"w{index}" for index in range(words - 4))]
 
 
-def opennmt_model(tied, target_words, bias=True, concatenated=False):
+def opennmt_model(tied, words, target_words, bias=True, concatenated=False):
     if concatenated:  # SinusoidalConcat
         steps = torch.exp(torch.arange(WIDTH // 2).float() * -(math.log(10000) / (WIDTH // 2 - 1)))
         angles = torch.arange(50).float()[:, None] * steps
@@ -240,9 +240,8 @@ def opennmt_model(tied, target_words, bias=True, concatenated=False):
     else:
         table = sinusoids(torch.arange(50), WIDTH)
     eps = 1e-6 if bias else 1e-5
-    return Reference(
-        table, pre=True, tied=tied, eps=eps, target_words=target_words, bias=bias, output_bias=True
-    )
+    sizes = {"words": words, "target_words": target_words}
+    return Reference(table, pre=True, tied=tied, eps=eps, **sizes, bias=bias, output_bias=True)
 
 
 COMMON = (
@@ -255,8 +254,11 @@ COMMON = (
 )
 
 
-def write_opennmt(folder, *, tied="all", target_words=WORDS, concatenated=False, split=False, **changes):
-    model = opennmt_model(tied, target_words, concatenated=concatenated)
+def write_opennmt(
+    folder, *, tied="all", target_words=WORDS, vocabulary=None, concatenated=False, split=False, **changes
+):
+    vocabulary = vocabulary or {"src": opennmt_vocabulary(WORDS), "tgt": opennmt_vocabulary(target_words)}
+    model = opennmt_model(tied, *map(len, vocabulary.values()), concatenated=concatenated)
     weights = renamed(
         model.layers("linear_{part}"),
         *COMMON,
@@ -285,7 +287,7 @@ def write_opennmt(folder, *, tied="all", target_words=WORDS, concatenated=False,
     generator = {"weight": model.output.weight.detach(), "bias": model.output.bias.detach()}
     held = {
         "opt": argparse.Namespace(**options | changes),
-        "vocab": {"src": opennmt_vocabulary(WORDS), "tgt": opennmt_vocabulary(target_words)},
+        "vocab": vocabulary,
         "optim": {},
     }
     folder.mkdir(exist_ok=True)
@@ -298,8 +300,19 @@ def write_opennmt(folder, *, tied="all", target_words=WORDS, concatenated=False,
     return model
 
 
-def write_eole(folder, *, tied="all", target_words=WORDS, stacks=None, scalar=1.0, **changes):
-    model = opennmt_model(tied, target_words, bias=False)
+def write_eole(
+    folder,
+    *,
+    tied="all",
+    target_words=WORDS,
+    vocabulary=None,
+    transforms=None,
+    stacks=None,
+    scalar=1.0,
+    **changes,
+):
+    vocabulary = vocabulary or {"src": opennmt_vocabulary(WORDS), "tgt": opennmt_vocabulary(target_words)}
+    model = opennmt_model(tied, len(vocabulary["src"]), len(vocabulary["tgt"]), bias=False)
     weights = renamed(
         model.layers("linear_{part}"),
         *COMMON,
@@ -322,7 +335,8 @@ def write_eole(folder, *, tied="all", target_words=WORDS, stacks=None, scalar=1.
     if tied == "none":
         weights["generator.weight"] = model.output.weight.detach()
     config = {
-        "transforms": [],
+        "transforms": list(transforms or ()),
+        "transforms_configs": transforms or {},
         "training": {"dropout": [0.1]},
         "model": {
             "architecture": "transformer",
@@ -332,7 +346,6 @@ def write_eole(folder, *, tied="all", target_words=WORDS, stacks=None, scalar=1.
             **changes,
         },
     }
-    vocabulary = {"src": opennmt_vocabulary(WORDS), "tgt": opennmt_vocabulary(target_words)}
     folder.mkdir(exist_ok=True)
     save_file({name: weight.clone() for name, weight in weights.items()}, folder / "model.00.safetensors")
     (folder / "config.json").write_text(json.dumps(config))

@@ -26,6 +26,7 @@ ORDER = [
         "modeling_vanilla_transformer_encoder",
         "modeling_vanilla_transformer_vision",
         "modeling_vanilla_transformer_detection",
+        "tokenization_toolkit",
         "tokenization_vanilla_transformer",
     ],
     ["metrics", "visualization", "interop", "model_card"],

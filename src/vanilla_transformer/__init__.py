@@ -48,6 +48,7 @@ from .modeling_vanilla_transformer_vision import (
 from .pipelines import register_pipelines
 from .scores import sequence_scores
 from .terms import ForbiddenTerms, find_terms
+from .tokenization_toolkit import ToolkitTokenizer
 from .tokenization_vanilla_transformer import VanillaTransformerTokenizer
 
 __version__ = "0.1.0"
@@ -65,8 +66,14 @@ for config_class in (
         model_class.register_for_auto_class(auto_class)
         # Pipelines look the name up in this table, to log an error if they do not support the model.
         auto_class._model_mapping._model_mapping[config_class.model_type] = model_class.__name__
-AutoTokenizer.register(VanillaTransformerConfig, VanillaTransformerTokenizer, exist_ok=True)
-VanillaTransformerTokenizer.register_for_auto_class()
+AutoTokenizer.register(  # the first for new models, the other by the name that an imported folder has
+    VanillaTransformerConfig,
+    VanillaTransformerTokenizer,
+    slow_tokenizer_class=ToolkitTokenizer,
+    exist_ok=True,
+)
+for tokenizer_class in (VanillaTransformerTokenizer, ToolkitTokenizer):
+    tokenizer_class.register_for_auto_class()
 for config_class in (VanillaTransformerVisionConfig, VanillaTransformerDetectionConfig):
     AutoImageProcessor.register(
         config_class, image_processor_classes={"pil": VanillaTransformerImageProcessor}, exist_ok=True
@@ -115,6 +122,7 @@ __all__ = [
     "ForbiddenTerms",
     "PRESETS",
     "Seq2SeqCollator",
+    "ToolkitTokenizer",
     "TrainingInterrupted",
     "TrainingLoss",
     "VISION_PRESETS",

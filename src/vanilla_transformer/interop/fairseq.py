@@ -14,7 +14,7 @@ from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer
 from transformers.utils import cached_file
 
 from ..extras import extra
-from .parts import Parts
+from .parts import Parts, dropout_notes
 from .pieces import marian_tokenizer
 from .reading import float_weights, load_checkpoint, the_file
 from .torch_nn import count_layers, final_norm
@@ -126,6 +126,10 @@ def import_fairseq(source: str | PathLike) -> Parts:
     return Parts(model, tokenizer, notes=notes)
 
 
+TARGETS_NOTE = (
+    "source and target have separate vocabularies, but FSMTTokenizer encodes targets with the source's: do "
+    "not fine-tune or score with it"
+)
 POSITIONS_NOTE = (
     "fairseq's positions are not the paper's: they became learned positions, and fine-tuning changes them"
 )
@@ -144,14 +148,6 @@ def positions_and_ids(longest: int) -> dict[str, Any]:
 def ids(config: Any) -> dict[str, Any]:
     names = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     return {name: getattr(config, name) for name in names}
-
-
-def dropout_notes(settings: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}={settings[name]} is ignored: here training drops sublayer outputs and embeddings only"
-        for name in ("attention_dropout", "activation_dropout", "relu_dropout")
-        if settings.get(name)
-    ]
 
 
 def read_settings(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +186,7 @@ def read_tokenizer(
     note = "texts are tokenised with Moses (sacremoses), the BPE codes, and FSMTTokenizer of transformers"
     notes = [note]
     if words[0] != words[1]:
-        notes.append("FSMTTokenizer encodes targets with the source vocabulary: do not fine-tune with it")
+        notes.append(TARGETS_NOTE)
     return fsmt_tokenizer(codes[0], words, languages), notes
 
 
@@ -258,4 +254,6 @@ def import_fsmt(source: str | PathLike) -> Parts:
         with extra("interop"):
             import sacremoses  # noqa: F401  # FSMTTokenizer needs it
         tokenizer = FSMTTokenizer.from_pretrained(source, eos_token="</s>")
+        if tokenizer.decoder != {index: word for word, index in tokenizer.encoder.items()}:
+            notes.append(TARGETS_NOTE)
     return Parts(model, tokenizer, original, notes)

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from ..generation import paper_generation_config
-from .parts import Parts
-from .pieces import marian_tokenizer
+from ..tokenization_toolkit import CUTS
+from .parts import Parts, dropout_notes
+from .pieces import WORDS_NOTE, Given, Side, missing_subwords, toolkit_tokenizer, with_given_subwords
 from .reading import float_weights, load_checkpoint, the_file
 from .torch_nn import count_layers, positions
 from .weights import ConversionError, pop, refuse, rename, require_equal, translation_model
@@ -32,8 +33,15 @@ STACKS = ("encoder", "decoder")
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "tanh": "tanh"}
 
 
-def import_joeynmt(source: str | PathLike) -> Parts:
-    """A folder of JoeyNMT, or one of its `.ckpt` files."""
+def import_joeynmt(
+    source: str | PathLike, source_subwords: Given = None, target_subwords: Given = None
+) -> Parts:
+    """A folder of JoeyNMT, or one of its `.ckpt` files.
+
+    Args:
+        source_subwords, target_subwords: SentencePiece models, or codes of subword-nmt, instead of those that
+            config.yaml names. One alone serves both sides.
+    """
     path = the_file(source, "best.ckpt", "latest.ckpt", "*.ckpt")
     folder = path.parent
     if not (folder / "config.yaml").is_file():
@@ -92,8 +100,9 @@ def import_joeynmt(source: str | PathLike) -> Parts:
         max_length=1 + (testing.get("max_output_length") or 100),
     )
     model.generation_config = settings
-    tokenizer, notes = read_tokenizer(folder, config, len(source_words), len(target_words))
-    return Parts(model, tokenizer, notes=notes)
+    sizes = len(source_words), len(target_words)
+    tokenizer, notes = read_tokenizer(folder, config, sizes, (source_subwords, target_subwords))
+    return Parts(model, tokenizer, notes=dropout_notes(shared, ["dropout"]) + notes)
 
 
 def special_symbols(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,37 +117,58 @@ def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def read_tokenizer(
-    folder: Path, config: Mapping[str, Any], source_size: int, target_size: int
+    folder: Path, config: Mapping[str, Any], sizes: tuple[int, int], given: tuple[Given, Given]
 ) -> tuple[Any, list[str]]:
-    """The tokenizer of a model with SentencePiece, and notes."""
-    sides = [config.get("data", {}).get(side) or {} for side in ("src", "trg")]
-    files = [
-        find_file(folder, side.get("voc_file"), f"{name}_vocab.txt")
-        for name, side in zip(("src", "trg"), sides)
-    ]
+    """The tokenizer of these settings and files, and notes."""
+    data = config.get("data") or {}
+    settings = {side: data.get(side) or {} for side in ("src", "trg")}
+    files = [find_file(folder, side.get("voc_file"), f"{name}_vocab.txt") for name, side in settings.items()]
     if None in files:
         return None, [f"no tokenizer: {folder} has no src_vocab.txt and trg_vocab.txt"]
     words = [Path(str(file)).read_text(encoding="utf-8").splitlines() for file in files]
-    for file, found, size in zip(files, words, (source_size, target_size)):
+    for file, found, size in zip(files, words, sizes):
         if len(found) != size:
             raise ConversionError(f"{file} has {len(found)} words, but the model has {size}")
-    models: list[Path] = []
-    for side in sides:
-        settings = side.get("tokenizer_cfg") or {}
-        plain = not side.get("lowercase") and settings.get("pretokenizer", "none") == "none"
-        model = find_file(folder, settings.get("model_file"), "*.model")
-        if side.get("tokenizer_type") != "sentencepiece" or not plain or model is None:
-            kind = side.get("tokenizer_type", "none")
-            return None, [
-                f"no tokenizer: texts are cut by {kind!r} (level {side.get('level')!r}); only SentencePiece "
-                "without lower-casing is converted"
-            ]
-        models.append(model)
-    names = {"unk": "<unk>", "pad": "<pad>", "eos": "</s>"}
+    sides = [side_of(folder, *pair) for pair in zip(words, settings.values())]
+    with_given_subwords(sides, given)
+    if any(side.settings["cut"] not in CUTS for side in sides):
+        named = " and ".join(dict.fromkeys(repr(side.settings["cut"]) for side in sides))
+        return None, [f"no tokenizer: texts are cut by {named}; known are {', '.join(CUTS)}"]
+    notes = missing_subwords(sides)
+    if notes:
+        return None, notes
+    if any(side.settings["cut"] == "words" and not side.settings["moses"] for side in sides):
+        notes = [WORDS_NOTE]
     symbols = special_symbols(config)
+    names = {"unk": "<unk>", "pad": "<pad>", "eos": "</s>"}
     special = {f"{name}_token": str(symbols.get(f"{name}_token", word)) for name, word in names.items()}
-    languages = [str(side.get("lang") or "") for side in sides]
-    return marian_tokenizer(models, words, languages, **special), []
+    return toolkit_tokenizer(sides, source_ends=True, special_tokens=special), notes
+
+
+def side_of(folder: Path, words: list[str], settings: Mapping[str, Any]) -> Side:
+    """How the settings of one language cut its texts."""
+    options = settings.get("tokenizer_cfg") or {}
+    level = settings.get("level", "word")
+    kind = settings.get("tokenizer_type") or settings.get("bpe_type") or "sentencepiece"
+    cut = {"word": "words", "char": "characters"}.get(level, kind)
+    named = options.get("codes" if cut == "subword-nmt" else "model_file")
+    moses = settings.get("lang") if options.get("pretokenizer", "none") == "moses" else None
+    file = None
+    if cut in ("sentencepiece", "subword-nmt"):
+        file = find_file(folder, named, "*.model" if cut == "sentencepiece" else "*codes*")
+        file = file or Path(named or f"a model of {cut}")
+    return Side(
+        words,
+        {
+            "cut": cut,
+            "lowercase": bool(settings.get("lowercase")),
+            "normalize": bool(settings.get("normalize")),
+            "moses": moses,
+            "known_pieces": True,  # JoeyNMT gives both programs the vocabulary
+            "separator": options.get("separator", "@@"),
+        },
+        file,
+    )
 
 
 def find_file(folder: Path, named: str | None, pattern: str) -> Path | None:

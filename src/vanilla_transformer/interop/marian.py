@@ -8,7 +8,7 @@ from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 from transformers.utils import cached_file
 
 from ..extras import extra
-from .parts import Parts
+from .parts import Parts, dropout_notes
 from .weights import (
     FAIRSEQ_NAMES,
     ConversionError,
@@ -82,11 +82,7 @@ def import_marian(source: str | PathLike) -> Parts:
         has_half_split=True,
     )
     model.generation_config = original.generation_config  # with its search, banned words and lengths
-    notes += [
-        f"{name}={getattr(config, name)} is ignored: here training drops sublayer outputs and embeddings only"
-        for name in ("attention_dropout", "activation_dropout")
-        if getattr(config, name)
-    ]
+    notes += dropout_notes(config.to_dict())
     tokenizer = None
     if cached_file(source, "source.spm", _raise_exceptions_for_missing_entries=False):
         with extra("interop"):

@@ -8,7 +8,8 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from .parts import Parts
+from .parts import Parts, dropout_notes
+from .pieces import WORDS_NOTE, Given, Side, beside, missing_subwords, toolkit_tokenizer, with_given_subwords
 from .reading import float_weights, load_checkpoint, read_json, the_file
 from .torch_nn import count_layers, positions, with_biases
 from .weights import ConversionError, Weights, pop, refuse, rename, require_equal, translation_model
@@ -36,14 +37,23 @@ EOLE_RULES = (
     (r"\.mlp\.down_proj\.", ".feed_forward.fc2."),
 )
 SPECIAL = {"pad_token_id": "<blank>", "bos_token_id": "<s>", "eos_token_id": "</s>"}
-NO_TOKENIZER = (
-    "no tokenizer: OpenNMT cuts texts outside of the model. Its sources have no </s> at the end, its targets "
-    "start with <s> and end with </s>"
-)
+CUTS = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}  # transforms that cut texts -> `Cutter`
+OTHER_CUTS = ("onmt_tokenize", "huggingface_tokenize")
+# Transforms that filter or distort the pairs of training, and do nothing when a text is translated.
+TRAINING_ONLY = {
+    *("filtertoolong", "filtertooshort", "clean", "switchout", "tokendrop", "tokenmask", "bart"),
+}
 
 
-def import_opennmt(source: str | PathLike) -> Parts:
-    """A `.pt` file of OpenNMT-py 3; with `save_format: safetensors`, beside the file of the same name."""
+def import_opennmt(
+    source: str | PathLike, source_subwords: Given = None, target_subwords: Given = None
+) -> Parts:
+    """A `.pt` file of OpenNMT-py 3; with `save_format: safetensors`, beside the file of the same name.
+
+    Args:
+        source_subwords, target_subwords: SentencePiece models, or codes of subword-nmt, instead of those that
+            the checkpoint names. One alone serves both sides.
+    """
     path = the_file(source, "*.pt")
     held = load_checkpoint(path)
     options = dict(vars(held["opt"]))
@@ -87,11 +97,21 @@ def import_opennmt(source: str | PathLike) -> Parts:
         "dropout": first(options.get("dropout", 0.0)),
         "activation": activation(path, options.get("pos_ffn_activation_fn", "relu")),
     }
-    return assemble(path, fields, weights, OPENNMT_RULES, matrices, tables, held["vocab"])
+    parts = assemble(path, fields, weights, OPENNMT_RULES, matrices, tables, held["vocab"])
+    parts.notes = inner_dropout(options)
+    given = source_subwords, target_subwords
+    add_tokenizer(parts, path.parent, held["vocab"], options.get("transforms") or [], options, given)
+    return parts
 
 
-def import_eole(source: str | PathLike) -> Parts:
-    """A folder of eole: config.json, vocab.json and model.00.safetensors."""
+def import_eole(
+    source: str | PathLike, source_subwords: Given = None, target_subwords: Given = None
+) -> Parts:
+    """A folder of eole: config.json, vocab.json and model.00.safetensors.
+
+    Args:
+        source_subwords, target_subwords: as for `import_opennmt`.
+    """
     folder = Path(source)
     config, vocabulary = read_json(folder / "config.json"), read_json(folder / "vocab.json")
     weights: Weights = {}
@@ -137,21 +157,33 @@ def import_eole(source: str | PathLike) -> Parts:
         for stack, name in zip(STACKS, ("src_emb.pe.pe", "tgt_emb.pe.pe"))
         if name in weights
     }
+    training = config.get("training") or {}
     fields = {
         "num_attention_heads": int(setting("heads", 8)),
         "layer_norm_eps": float(setting("norm_eps", 1e-5)),
-        "dropout": first((config.get("training") or {}).get("dropout", 0.0)),
+        "dropout": first(training.get("dropout", 0.0)),
         "activation": activation(folder, setting("mlp_activation_fn", "relu")),
     }
-    return assemble(folder, fields, weights, EOLE_RULES, matrices, tables, vocabulary)
+    parts = assemble(folder, fields, weights, EOLE_RULES, matrices, tables, vocabulary)
+    parts.notes = inner_dropout(training)
+    transforms, settings = config["transforms"] or [], config.get("transforms_configs") or {}
+    options = {key: value for name in CUTS for key, value in (settings.get(name) or {}).items()}
+    add_tokenizer(parts, folder, vocabulary, transforms, options, (source_subwords, target_subwords))
+    return parts
 
 
-STACKS = ("encoder", "decoder")
+STACKS, SIDES = ("encoder", "decoder"), ("src", "tgt")
 
 
 def first(value: Any) -> float:
     """Dropout is one number, or a list of one number for each phase of training."""
-    return float(value[0] if isinstance(value, list) else value)
+    return float((value[0] if isinstance(value, list) else value) or 0.0)
+
+
+def inner_dropout(settings: Mapping[str, Any]) -> list[str]:
+    """`dropout` acts inside feed-forward networks too."""
+    names = ("dropout", "attention_dropout")
+    return dropout_notes({name: first(settings.get(name)) for name in names}, names)
 
 
 def activation(where: Any, name: str) -> str:
@@ -184,13 +216,58 @@ def assemble(
     }
     model = translation_model(where, fields, layers, [*matrices, output], bias, width**0.5, half_split)
     model.generation_config = GenerationConfig(num_beams=5, length_penalty=1.0, max_length=250, **ids)
-    return Parts(model, notes=[NO_TOKENIZER])
+    return Parts(model)
+
+
+def add_tokenizer(
+    parts: Parts,
+    folder: Path,
+    vocabulary: Mapping[str, Any],
+    transforms: list[str],
+    options: Mapping[str, Any],
+    given: tuple[Given, Given],
+) -> None:
+    """Adds the tokenizer of a checkpoint's transforms, or a note that says why there is none."""
+    cutting = [name for name in transforms if name in (*CUTS, *OTHER_CUTS)]
+    cut = CUTS.get(*cutting) if len(cutting) == 1 else None if cutting else "words"
+    named = [options.get(f"{side}_subword_model") if cut != "words" else None for side in SIDES]
+    named[1] = named[1] or named[0]
+    sides = [
+        Side(list(vocabulary[side]), {"cut": cut}, beside(folder, file) if file else None)
+        for side, file in zip(SIDES, named)
+    ]
+    with_given_subwords(sides, given)
+    problems = missing_subwords(sides)
+    if any(options.get(f"{side}_vocab_threshold") and options.get(f"{side}_subword_vocab") for side in SIDES):
+        problems = ["no tokenizer: src_vocab_threshold or tgt_vocab_threshold restricts the subwords"]
+    elif any(side.settings["cut"] is None for side in sides):
+        problems = [
+            f"no tokenizer: texts are cut by {' and '.join(cutting)}; bpe or sentencepiece alone is known"
+        ]
+    elif any(side.file is None and side.settings["cut"] != "words" for side in sides):
+        problems = [f"no tokenizer: the checkpoint names no model of {cutting[0]}; give source_subwords"]
+    if problems:
+        parts.notes += [
+            f"{problems[0]}. Sources have no {SPECIAL['eos_token_id']} at the end, targets have it"
+        ]
+        return
+    if sides[0].settings["cut"] == "words":
+        parts.notes.append(WORDS_NOTE)
+    parts.notes += [
+        f"the transform {name!r} of the checkpoint can change texts; it is not applied here"
+        for name in transforms
+        if name not in (*CUTS, *OTHER_CUTS, *TRAINING_ONLY)
+    ]
+    padding, _, end = special_names(vocabulary)
+    unknown = (vocabulary.get("specials") or {}).get("unk_token") or "<unk>"
+    special = {"unk_token": unknown, "pad_token": padding, "eos_token": end}
+    parts.processor = toolkit_tokenizer(sides, source_ends=False, special_tokens=special)
 
 
 def special_ids(where: Any, vocabulary: Mapping[str, Any], matrices: list[Any]) -> dict[str, int]:
     """The ids of the special tokens in the target's vocabulary."""
-    sides = [list(vocabulary[side]) for side in ("src", "tgt")]
-    for side, words, matrix in zip(("src", "tgt"), sides, matrices):
+    sides = [list(vocabulary[side]) for side in SIDES]
+    for side, words, matrix in zip(SIDES, sides, matrices):
         if len(words) != len(matrix):
             raise ConversionError(
                 f"{where}: the vocabulary {side} has {len(words)} words, but the model {len(matrix)}"

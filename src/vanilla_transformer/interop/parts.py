@@ -1,6 +1,6 @@
 """What an importer returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,3 +22,16 @@ class Parts:
     processor: Any = None
     original: Callable[..., Any] | None = None
     notes: list[str] = field(default_factory=list)
+
+
+INNER_DROPOUT = ("attention_dropout", "activation_dropout", "relu_dropout")
+
+
+def dropout_notes(settings: Mapping[str, Any], names: Iterable[str] = INNER_DROPOUT) -> list[str]:
+    """A note for each of these settings that drops something inside attention or feed-forward networks."""
+    return [
+        f"{name}={settings[name]} does not act inside attention and feed-forward networks here: training "
+        "drops sublayer outputs and embeddings only"
+        for name in names
+        if settings.get(name)
+    ]

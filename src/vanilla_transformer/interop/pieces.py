@@ -1,15 +1,22 @@
-"""A tokenizer for a vocabulary of SentencePiece pieces in any order, with an end token after each text."""
+"""Tokenizers for the vocabulary of a checkpoint and the subword model that was used beside it."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from transformers import MarianTokenizer
 
 from ..extras import extra
+from ..tokenization_toolkit import ToolkitTokenizer
+from .weights import ConversionError
+
+WORDS_NOTE = "texts are cut at spaces only: give them tokenised as the training texts were"
+Given = str | PathLike | None  # a file of the user
 
 
 def marian_tokenizer(
@@ -46,3 +53,79 @@ def marian_tokenizer(
             separate_vocabs=separate,
             **special_tokens,
         )
+
+
+@dataclass
+class Side:
+    """How a checkpoint cuts the texts of one side.
+
+    Args:
+        words: the vocabulary, in the order of its ids.
+        settings: of `Cutter`.
+        file: the subword model that the checkpoint names, or that the user gave.
+    """
+
+    words: list[str]
+    settings: dict[str, Any]
+    file: Path | None = None
+
+
+def beside(folder: Path, named: str) -> Path:
+    """A file that a checkpoint names, in its folder now or where it was."""
+    return here if (here := folder / Path(named).name).is_file() else Path(named)
+
+
+def with_given_subwords(sides: Sequence[Side], files: Sequence[Given]) -> None:
+    """Replaces subword models by those of the user; one for the source alone serves both sides."""
+    given = [files[0], files[1] or files[0]]
+    for side, file in zip(sides, given):
+        if file is not None:
+            if not Path(file).is_file():
+                raise ConversionError(f"there is no subword model {file}")
+            is_binary = b"\0" in Path(file).read_bytes()[:4096]  # codes of subword-nmt are text
+            side.settings["cut"] = "sentencepiece" if is_binary else "subword-nmt"
+            side.file = Path(file)
+
+
+def missing_subwords(sides: Sequence[Side]) -> list[str]:
+    """A note if a subword model is not where the checkpoint has it."""
+    names = {str(side.file): None for side in sides if side.file is not None and not side.file.is_file()}
+    if not names:
+        return []
+    return [
+        f"no tokenizer: texts are cut with {' and '.join(names)}, which is not here. Put it beside the "
+        "checkpoint, or give source_subwords and target_subwords"
+    ]
+
+
+def toolkit_tokenizer(
+    sides: Sequence[Side], source_ends: bool, special_tokens: Mapping[str, str]
+) -> ToolkitTokenizer:
+    """The tokenizer of two sides.
+
+    Raises:
+        ConversionError: a subword model cannot be read, or a special token has two ids or none.
+    """
+    vocabularies = [{word: index for index, word in reversed([*enumerate(side.words)])} for side in sides]
+    ids = [[vocabulary.get(word) for word in special_tokens.values()] for vocabulary in vocabularies]
+    if ids[0] != ids[1] or None in ids[0]:
+        shown = ", ".join(special_tokens.values())
+        raise ConversionError(f"{shown} have the ids {ids[0]} in the source, but {ids[1]} in the target")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("vocab.json", "target_vocab.json")]
+        for file, vocabulary in zip(files, vocabularies):
+            file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        tokenizer = ToolkitTokenizer(
+            str(files[0]),
+            str(files[1]) if vocabularies[0] != vocabularies[1] else None,
+            *(None if side.file is None else str(side.file) for side in sides),
+            *(side.settings for side in sides),
+            source_ends=source_ends,
+            **special_tokens,
+        )
+    for side, cutter in zip(sides, tokenizer.cutters):
+        try:
+            cutter.cut("a")
+        except (RuntimeError, ValueError, SystemExit) as error:  # subword-nmt exits
+            raise ConversionError(f"{side.file} is no model of {cutter.how}: {error}") from error
+    return tokenizer

@@ -34,7 +34,7 @@ def subwords(tmp_path_factory):
         "codes": codes,
         "sentencepiece": (folder / "english.spm", pieces[3:]),
         "subword-nmt": (folder / "codes", sorted({x for word in words for x in apply_codes(word, codes)})),
-        "words": (None, sorted(words)[:150]),
+        "words": (None, sorted(words)),
     }
 
 
@@ -187,7 +187,7 @@ def test_plain_texts_of_joeynmt(tmp_path, level):
 
 def test_moses_of_joeynmt(tmp_path):
     pytest.importorskip("sacremoses")
-    words = [*JOEYNMT, *"he did n&apos;t say , &quot; stop .".split()]
+    words = [*JOEYNMT, "he", "say", ",", "&quot;", "stop", "."]
     write_joeynmt_with(
         tmp_path / "joey", words, {"level": "word", "tokenizer_cfg": {"pretokenizer": "moses"}}
     )
@@ -195,7 +195,7 @@ def test_moses_of_joeynmt(tmp_path):
     assert not any("spaces only" in note for note in imported.report.notes)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
     ids = tokenizer('he say, "stop.')["input_ids"]
-    assert ids == [*map(words.index, "he say , &quot; stop .".split()), 3]
+    assert ids == [*range(4, 10), 3]
     assert tokenizer.decode(ids, skip_special_tokens=True) == 'he say, "stop.'
 
 

@@ -32,7 +32,7 @@ class Cutter:
         lowercase: lower-case texts.
         normalize: normalise texts as JoeyNMT does.
         moses: the language of sacremoses, which separates words and punctuation; none by default.
-        known_pieces: cut such that only pieces of the vocabulary occur, as far as possible.
+        known_pieces: subword-nmt undoes merges whose results are not in the vocabulary.
         separator: what subword-nmt writes at the end of a piece that does not end a word.
     """
 
@@ -59,7 +59,7 @@ class Cutter:
         self.programs: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "programs": {}}  # SentencePiece would forget its vocabulary
+        return {**self.__dict__, "programs": {}}  # a copy loads them again
 
     def __deepcopy__(self, memo: Any) -> "Cutter":
         return self  # it never changes
@@ -73,10 +73,7 @@ class Cutter:
     def _sentencepiece(self) -> Any:
         import sentencepiece
 
-        model = sentencepiece.SentencePieceProcessor(model_proto=self.subwords)
-        if self.words is not None:
-            model.SetVocabulary(self.words)
-        return model
+        return sentencepiece.SentencePieceProcessor(model_proto=self.subwords)
 
     def _subwords(self) -> Any:
         from subword_nmt.apply_bpe import BPE

@@ -115,10 +115,16 @@ def toolkit_tokenizer(
         files = [Path(folder, name) for name in ("vocab.json", "target_vocab.json")]
         for file, vocabulary in zip(files, vocabularies):
             file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        models = [Path(folder, name) for name in ("source", "target")]
+        for side, model in zip(sides, models):
+            if side.file is not None:
+                model.write_bytes(side.file.read_bytes())
+                if side.settings["cut"] == "sentencepiece" and side.settings.get("known_pieces"):
+                    model.write_bytes(only_known_pieces(side))
         tokenizer = ToolkitTokenizer(
             str(files[0]),
             str(files[1]) if vocabularies[0] != vocabularies[1] else None,
-            *(None if side.file is None else str(side.file) for side in sides),
+            *(str(model) if model.exists() else None for model in models),
             *(side.settings for side in sides),
             source_ends=source_ends,
             **special_tokens,
@@ -129,3 +135,21 @@ def toolkit_tokenizer(
         except (RuntimeError, ValueError, SystemExit) as error:  # subword-nmt exits
             raise ConversionError(f"{side.file} is no model of {cutter.how}: {error}") from error
     return tokenizer
+
+
+def only_known_pieces(side: Side) -> bytes:
+    """A SentencePiece model that cuts into pieces of the vocabulary and characters.
+
+    It is what `SetVocabulary` of SentencePiece makes of the model; Python has this call up to version 0.2.0.
+    """
+    content = Path(str(side.file)).read_bytes()
+    with extra("interop"):
+        from sentencepiece import sentencepiece_model_pb2 as formats  # type: ignore[import-untyped]
+
+    model, known = formats.ModelProto.FromString(content), {*side.words}
+    kind = formats.ModelProto.SentencePiece
+    for piece in model.pieces:
+        if piece.type in (kind.NORMAL, kind.UNUSED):
+            is_known = piece.piece in known or len(piece.piece) == 1
+            piece.type = kind.NORMAL if is_known else kind.UNUSED
+    return model.SerializeToString()

@@ -8,7 +8,7 @@ accelerate launch --config_file recipes/accelerate/fsdp.yaml recipes/seq2seq.py 
 from transformers import AutoModelForSeq2SeqLM
 
 from vanilla_transformer import VanillaTransformerConfig, tasks
-from vanilla_transformer.tasks import pictures, seq2seq, text_scores
+from vanilla_transformer.tasks import aligning, pictures, seq2seq, text_scores
 from vanilla_transformer.training import (
     Seq2SeqCollator,
     VanillaTransformerSeq2SeqTrainer,
@@ -60,6 +60,8 @@ def main(model_settings, data, start, decoding, args):
         compute_metrics=text_scores.text_metrics(data, tokenizer) if args.predict_with_generate else None,
     )
     trained = tasks.train(trainer, data, checkpoint)
+    if trained and data.task == "translation":
+        aligning.choose_alignment(trainer, encoded.get("validation"))
 
     # Score
     place = tasks.place_results(args, data, **seq2seq.scored_settings(model.generation_config, data))

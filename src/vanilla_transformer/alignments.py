@@ -18,6 +18,7 @@ import torch
 from .scores import force
 
 BATCH = 64  # pairs
+MOST_PAIRS, LONGEST = 300, 128  # pairs and tokens that a choice needs; more change it rarely
 
 
 def word_alignments(
@@ -58,19 +59,23 @@ def choose_attention(
     The middle layer at the input is best in the paper's base model, but not in every model. A wrong one links
     words that meet by chance; so the best is that with the largest share of links whose two words are linked
     elsewhere too. This needs no alignments made by hand, and a few hundred pairs; the targets may be
-    translations by the model. The choice is saved with the model, in its generation config.
+    translations by the model. It takes at most 300 pairs, at even distances, and skips texts of more than 128
+    tokens. The choice is saved with the model, in its generation config.
 
     Returns:
         the layer from 0, and True for the input.
 
+    Raises:
+        ValueError: there are no pairs, or the numbers of texts differ.
+
     Example:
         >>> layer, at_input = choose_attention(model, tokenizer, english * 20, german * 20)
     """
-    layers = number_of_layers(model)
-    places = [(layer, shift) for layer in range(layers) for shift in (True, False)]
+    pairs = short_pairs(tokenizer, sources, targets)
+    places = [(layer, shift) for layer in range(number_of_layers(model)) for shift in (True, False)]
     linked: dict[tuple[int, bool], Counter] = {place: Counter() for place in places}
-    found = links_of_pairs(model, tokenizer, sources, targets, places)
-    for source, target, of_pair in zip(sources, targets, found):
+    found = links_of_pairs(model, tokenizer, *zip(*pairs), places)
+    for (source, target), of_pair in zip(pairs, found):
         first, second = (split_words(text.casefold()) for text in (source, target))
         for place, links in of_pair.items():
             linked[place].update(
@@ -88,6 +93,30 @@ def choose_attention(
     return best
 
 
+def short_pairs(tokenizer: Any, sources: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
+    """At most `MOST_PAIRS` pairs at even distances, without those of more than `LONGEST` tokens.
+
+    Raises:
+        ValueError: none is left, or the numbers of texts differ.
+    """
+    check_as_many(sources, targets)
+    pairs = [*zip(sources, targets)][:: -(-len(sources) // MOST_PAIRS) or 1]
+    short = [
+        (source, target)
+        for source, target in pairs
+        if max(len(tokenizer(source)["input_ids"]), len(tokenizer(text_target=target)["input_ids"]))
+        <= LONGEST
+    ]
+    if not short:
+        raise ValueError(f"there are no pairs of at most {LONGEST} tokens to choose the attention with")
+    return short
+
+
+def check_as_many(sources: Sequence[str], targets: Sequence[str]) -> None:
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} sources and {len(targets)} targets; pass as many of each")
+
+
 def links_of_pairs(
     model: Any,
     tokenizer: Any,
@@ -96,10 +125,11 @@ def links_of_pairs(
     places: Sequence[tuple[int, bool]],
 ) -> Iterator[dict[tuple[int, bool], list[tuple[int, int]]]]:
     """Yields the links of each pair, by layer and shift."""
-    if len(sources) != len(targets):
-        raise ValueError(f"{len(sources)} sources and {len(targets)} targets; pass as many of each")
+    check_as_many(sources, targets)
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
+    was_training = model.training
+    model.eval()  # without dropout
     for first in range(0, len(sources), BATCH):
         chosen = slice(first, first + BATCH)
         inputs = tokenizer(list(sources[chosen]), padding=True, return_tensors="pt").to(model.device)
@@ -107,10 +137,11 @@ def links_of_pairs(
         ids = torch.nn.functional.pad(labels.to(model.device), (1, 0), value=start)
         attention = force(model, inputs, ids, layers=sorted({layer for layer, _ in places})).attention
         for row, (source, target) in enumerate(zip(inputs["input_ids"], ids)):
-            pieces = words_of_pieces(tokenizer, source), words_of_pieces(tokenizer, target)
+            pieces = words_of_pieces(tokenizer, source, True), words_of_pieces(tokenizer, target)
             yield {
                 (layer, shift): linked_words(*pieces, attention[layer][row], shift) for layer, shift in places
             }
+    model.train(was_training)
 
 
 def linked_words(
@@ -140,13 +171,12 @@ def linked_words(
     )
 
 
-def words_of_pieces(tokenizer: Any, ids: torch.Tensor) -> list[list[int]]:
+def words_of_pieces(tokenizer: Any, ids: torch.Tensor, is_source: bool = False) -> list[list[int]]:
     """For each token, the words of the decoded text that it has a part of, most often one."""
-    numbers = ids.tolist()
-    texts = [
-        tokenizer.decode(numbers[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for count in range(len(numbers) + 1)
-    ]
+    numbers, options = ids.tolist(), {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    if is_source and getattr(tokenizer, "separate_vocabs", False):  # as MarianTokenizer may have
+        options["use_source_tokenizer"] = True
+    texts = [tokenizer.decode(numbers[:count], **options) for count in range(len(numbers) + 1)]
     owner = {
         place: word for word, span in enumerate(word_spans(texts[-1])) for place in range(*span)
     }  # of each character

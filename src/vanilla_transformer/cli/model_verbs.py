@@ -143,6 +143,17 @@ def import_(
         str, typer.Option(help="auto reads the files. Others: marian, fairseq, joeynmt, ...")
     ] = "auto",
     check: Annotated[bool, typer.Option("--check", help="Print the report of the checks.")] = False,
+    source_subwords: Annotated[
+        Path | None,
+        typer.Option(help="A SentencePiece model or codes of subword-nmt; by default the checkpoint's."),
+    ] = None,
+    target_subwords: Annotated[
+        Path | None, typer.Option(help="As --source-subwords, which serves both sides if it stands alone.")
+    ] = None,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(help="Some hundred sources, or pairs with a tab, to choose how words are aligned."),
+    ] = None,
     set: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,6 +175,9 @@ def import_(
     from ..interop.__main__ import main
 
     words = [source, *([output] if output else []), "--format", format, *["--check"] * check]
+    files = {"source-subwords": source_subwords, "target-subwords": target_subwords, "sentences": sentences}
+    for name, file in files.items():
+        words += [f"--{name}", str(file)] if file else []
     main([*words, *(word for pair in set or [] for word in ("--set", pair))])
 
 

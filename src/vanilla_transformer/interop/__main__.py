@@ -1,7 +1,8 @@
-"""python -m vanilla_transformer.interop SOURCE OUTPUT [--format FORMAT] [--check] [--set NAME=VALUE]"""
+"""python -m vanilla_transformer.interop SOURCE OUTPUT [--format FORMAT] [--check] [--set NAME=VALUE] ..."""
 
 import argparse
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -26,6 +27,17 @@ def main(words: list[str] | None = None) -> None:
         metavar="NAME=VALUE",
         help="what the files do not say, such as --set num_attention_heads=8",
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-subwords",
+            metavar="FILE",
+            help=f"SentencePiece model or codes of subword-nmt that cut the {side}'s texts",
+        )
+    parser.add_argument(
+        "--sentences",
+        metavar="FILE",
+        help="sources, or source and target with a tab, to choose the attention of word alignments with",
+    )
     given = parser.parse_args(words)
     settings = {}
     for setting in given.set:
@@ -33,8 +45,11 @@ def main(words: list[str] | None = None) -> None:
         if not equals:
             parser.error(f"--set {setting}: write it as NAME=VALUE")
         settings[name] = yaml.safe_load(value)
+    subwords = {name: getattr(given, name) for name in ("source_subwords", "target_subwords")}
+    settings |= {name: file for name, file in subwords.items() if file}
     try:
-        imported = import_model(given.source, given.output, given.format, **settings)
+        sentences = Path(given.sentences).read_text(encoding="utf-8").split("\n") if given.sentences else ()
+        imported = import_model(given.source, given.output, given.format, sentences=sentences, **settings)
     except (ConversionError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if given.check or given.output is None:

@@ -355,9 +355,9 @@ def compare(
 ) -> Check:
     """Compares outputs in float32.
 
-    The log-probabilities of both differ by rounding. So two words that are almost equally probable change places
-    at times, and beam search then goes another way. Such an output is a tie if noise of this size leads this
-    package to it too.
+    The log-probabilities of both differ by rounding. So two words that are almost equally probable change
+    places at times, and beam search then goes another way. Such an output is a tie if noise of this size
+    leads this package to it too.
     """
     settings, found = plain_settings(model, beams), exact.translate(sources, beams)
     ties, differ = 0, [row for row, output in enumerate(found) if output != expected[row]]

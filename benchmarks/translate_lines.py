@@ -80,10 +80,15 @@ def main():
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForSeq2SeqLM.from_pretrained(args.model).to(device).eval()
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(args.model).to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.model} is no translation model with a tokenizer: {' '.join(str(error).split())}")
     peer = as_peer(model).to(device)
     if args.file is not None:
+        if not args.file.is_file():
+            parser.error(f"there is no file {args.file}")
         lines = args.file.read_text(encoding="utf-8").splitlines()
     else:
         lines = list(load_corpus("bible_en_es")["train"]["en"])

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 def choose_alignment(trainer: VanillaTransformerTrainer, pairs: Rows | None) -> None:
     """Choose it with pairs of `encode_splits`, and save it in the generation config of the output folder.
 
-    Without pairs of at most 128 tokens, and where the weights are sharded, the default stays: the middle layer.
+    Without pairs of at most 128 tokens, and where weights are sharded, the default stays: the middle layer.
     """
     if pairs is None or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return

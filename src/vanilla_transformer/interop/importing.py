@@ -66,8 +66,8 @@ def import_model(
         output_dir: where to save model and tokenizer; nothing is saved if None.
         format: one of `FORMATS`; "auto" reads the files to find out.
         check: compare with the original, where it can run here, and test the model alone.
-        sentences: some hundred sources, or pairs with a tab between source and target. They serve to choose the
-            attention of word alignments (`choose_attention`). The model translates sources without a target.
+        sentences: some hundred sources, or pairs with a tab between source and target. They choose the
+            attention of word alignments (`choose_attention`); the model translates sources without a target.
         settings: what the files do not say, such as `num_attention_heads=8` for a state dict of torch.
 
     Raises:

@@ -200,10 +200,10 @@ def report(runs: Sequence[dict]) -> str:
     base = grid.runs["base", grid.seeds("base")[0]]
     hours = sum(run["seconds"] for run in grid.runs.values()) / 3600
     lines = [
-        f"{total} of {len(ROWS) * SEEDS} runs are done, of {base['updates']:,} updates each: {hours:.1f} hours "
-        f"on {base['hardware']}, beside other work. ± is a 95% interval over the seeds (Student's t). A row "
-        "with one seed has none and decides nothing. Differences are paired by seed; those of perplexity are "
-        f"100 · ln(row / base). BLEU: `{base['bleu_signature']}`.",
+        f"{total} of {len(ROWS) * SEEDS} runs are done, of {base['updates']:,} updates each, in {hours:.1f} "
+        f"hours on {base['hardware']}, beside other work. ± is a 95% interval over the seeds (Student's t). "
+        "A row with one seed has none and decides nothing. Differences are paired by seed; those of "
+        f"perplexity are 100 · ln(row / base). BLEU: `{base['bleu_signature']}`.",
         findings_table(grid),
     ]
     halves = {measure: grid.pooled_half(measure) for measure in MEASURES}

@@ -36,8 +36,8 @@ ROWS = {
     "C-2-layers": Row(6.11, 23.7, 36, {"model.encoder_layers": 1, "model.decoder_layers": 1}),
     "C-4-layers": Row(5.19, 25.3, 50, {"model.encoder_layers": 2, "model.decoder_layers": 2}),
     "C-8-layers": Row(4.88, 25.5, 80, {"model.encoder_layers": 4, "model.decoder_layers": 4}),
-    "C-hidden-256": Row(5.75, 24.5, 28, {"model.hidden_size": 64}),
-    "C-hidden-1024": Row(4.66, 26.0, 168, {"model.hidden_size": 256}),
+    "C-hidden-256": Row(5.75, 24.5, 28, {"model.hidden_size": 64, "learning_rate": 0.00424}),
+    "C-hidden-1024": Row(4.66, 26.0, 168, {"model.hidden_size": 256, "learning_rate": 0.00212}),
     "C-intermediate-1024": Row(5.12, 25.4, 53, {"model.intermediate_size": 256}),
     "C-intermediate-4096": Row(4.75, 26.2, 90, {"model.intermediate_size": 1024}),
     "D-dropout-0.0": Row(5.77, 24.6, None, {"model.dropout": 0.0}),
@@ -51,6 +51,7 @@ ROWS = {
         *(4.33, 26.4, 213),
         {
             "model.hidden_size": 256,
+            "learning_rate": 0.00212,
             "model.intermediate_size": 1024,
             "model.num_attention_heads": 16,
             "model.dropout": 0.3,

@@ -95,51 +95,45 @@ def run_grid(
     Raises:
         ValueError: the file of results is broken, or holds runs with other settings.
     """
-    done = {}
-    for run in read_results(results):
-        done[run["row"], run["seed"]] = run
-        if run["row"] in rows and run["setup"] != setup_of(run["row"], flags):
+    setups = {row: setup_of(row, flags) for row in rows}
+    done = {(run["row"], run["seed"]): run["setup"] for run in read_results(results) if run["row"] in rows}
+    for (row, seed), setup in done.items():
+        if setup != setups[row]:
             raise ValueError(
-                f"{results}: {run['row']}, seed {run['seed']} was run with other settings. Give the same "
-                "flags and base.yaml as then, or another --results"
+                f"{results}: {row}, seed {seed} was run with other settings. Give the same flags and "
+                "base.yaml as then, or another --results"
             )
     todo = [job for job in planned(rows, seeds) if job not in done]
     print(f"{len(todo)} of {len(rows) * seeds} runs to do; logs and checkpoints are in {runs}", flush=True)
-    runs.mkdir(parents=True, exist_ok=True)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    child, failures, failed = Child(), 0, []
+    for folder in (runs, results.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    child, failed, in_a_row = Child(), [], 0
     for number, (row, seed) in enumerate(todo, start=1):
-        folder = runs / f"{row}-{seed}"
-        resumed = folder.is_dir() and any(folder.glob("checkpoint-*"))
+        name = f"{number} of {len(todo)}: {row}, seed {seed}"
+        folder, log = runs / f"{row}-{seed}", runs / f"{row}-{seed}.log"
+        resumed = any(folder.glob("checkpoint-*"))
         command = [sys.executable, str(RECIPE), str(BASE), *data, *flags, *as_flags(ROWS[row].changes)]
         command += [f"--seed={seed}", f"--output_dir={folder}", "--resume_from_checkpoint=auto"]
         begin = time.monotonic()
-        status = child.run([*command, "--disable_tqdm=true"], runs / f"{row}-{seed}.log")
+        status = child.run([*command, "--disable_tqdm=true"], log)
+        seconds = round(time.monotonic() - begin)
         if child.signal is not None:
-            print(f"stopped in {row}, seed {seed}; the same command resumes", flush=True)
+            print(f"{name}: stopped; the same command resumes", flush=True)
             return 128 + child.signal
+        in_a_row = in_a_row + 1 if status else 0
         if status:
-            failures += 1
-            failed.append(f"{row}-{seed}")
-            print(f"{row}, seed {seed}: exit status {status}, see {runs / failed[-1]}.log", flush=True)
-            if failures == MOST_FAILURES:
+            failed.append(folder.name)
+            print(f"{name}: exit status {status}, see {log}", flush=True)
+            if in_a_row == MOST_FAILURES:
                 break
             continue
-        failures = 0
-        run = summary(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-        run = {
-            "row": row,
-            "seed": seed,
-            **run,
-            "seconds": round(time.monotonic() - begin),
-            "resumed": resumed,
-        }
+        scores = summary(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+        run = {"row": row, "seed": seed, **scores, "seconds": seconds, "resumed": resumed}
         with open(results, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**run, "setup": setup_of(row, flags)}) + "\n")
+            file.write(json.dumps({**run, "setup": setups[row]}) + "\n")
         shutil.rmtree(folder)
         print(
-            f"{number} of {len(todo)}: {row}, seed {seed}: perplexity {run['perplexity']:.2f}, "
-            f"BLEU {run['bleu']:.1f}, {run['seconds'] / 60:.1f} minutes",
+            f"{name}: perplexity {run['perplexity']:.2f}, BLEU {run['bleu']:.1f}, {seconds / 60:.1f} minutes",
             flush=True,
         )
     if failed:
@@ -177,7 +171,9 @@ def main() -> int:
         if given.report:
             from report import write_report
 
-            write_report(read_results(given.results), FOLDER)
+            runs = read_results(given.results)
+            write_report(runs, FOLDER)
+            print(f"README.md and grid.svg in {FOLDER} report {len(runs)} runs")
             return 0
         if bool(given.train_file) != bool(given.validation_file):
             parser.error("give both --train_file and --validation_file, or neither")

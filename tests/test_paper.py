@@ -70,7 +70,7 @@ def test_a_scaled_row_keeps_the_papers_ratios(row):
     for name in ("num_attention_heads", "dropout", "position_embedding_type", "norm_position"):
         assert getattr(large, name) == getattr(small, name)
     assert args.label_smoothing_factor == large_args.label_smoothing_factor
-    assert args.learning_rate * small.hidden_size**0.5 == pytest.approx(0.003 * 128**0.5, rel=1e-3)
+    assert args.learning_rate * small.hidden_size**0.5 == pytest.approx(0.002 * 128**0.5, rel=3e-3)
 
 
 # The runner, on a few verses of the shipped corpus

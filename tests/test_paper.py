@@ -80,6 +80,7 @@ SMALL += ["--max_validation_samples=4", "--max_test_samples=4", "--vocab_size=30
 SMALL += ["--max_steps=2", "--model.hidden_size=16", "--model.intermediate_size=16", "--bf16=false"]
 
 
+@pytest.mark.slow
 def test_two_rows_and_two_seeds(tmp_path, capsys):
     results, runs = tmp_path / "results" / "grid.jsonl", tmp_path / "runs"
     rows = ["base", "C-2-layers"]

@@ -11,6 +11,7 @@ from scipy.stats import t
 from table3 import ROWS, SEEDS
 
 BEGIN, END = "<!-- measured: made by recipes/paper/grid.py --report -->", "<!-- end of measured -->"
+PICTURE = "![Differences to base of each row, here and in the paper](grid.svg)"
 MEASURES = ("perplexity", "bleu")
 # Learned and sinusoidal positions count as the same within these differences, in percent and in BLEU, chosen
 # before the runs. The smallest losses that section 6.2 calls worse are 1.8% and 0.4 BLEU (32 heads).
@@ -195,6 +196,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def report(runs: Sequence[dict]) -> str:
     """Return the measured part of the README."""
+    if not runs:
+        return "No run is finished yet."
     grid = Grid(runs)
     total = sum(len(grid.seeds(row)) for row in ROWS)
     base = grid.runs["base", grid.seeds("base")[0]]
@@ -213,7 +216,7 @@ def report(runs: Sequence[dict]) -> str:
             f"interval of a difference to base is ± {halves['perplexity']:.1f}% of perplexity and "
             f"± {halves['bleu']:.1f} BLEU."
         )
-    return "\n\n".join([*lines, scores_table(grid)])
+    return "\n\n".join([*lines, PICTURE, scores_table(grid)])
 
 
 def with_report(readme: str, measured: str) -> str:
@@ -229,7 +232,8 @@ def write_report(runs: Sequence[dict], folder: Path) -> None:
     """Write the report into README.md of a folder, and the picture grid.svg beside it."""
     readme = folder / "README.md"
     readme.write_text(with_report(readme.read_text(encoding="utf-8"), report(runs)), encoding="utf-8")
-    draw(Grid(runs), folder / "grid.svg")
+    if runs:
+        draw(Grid(runs), folder / "grid.svg")
 
 
 def draw(grid: Grid, path: Path) -> None:

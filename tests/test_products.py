@@ -142,3 +142,11 @@ def test_a_weight_of_zeros_in_int8():
 def test_the_fastest_precision_is_one_that_works():
     precision = products.fastest_precision({(32, 16), (64, 16)}, rows=4)
     prepare(torch.randn(32, 16), None, precision)
+
+
+def test_measuring_draws_no_random_numbers():
+    """Otherwise dropout after the first product would depend on whether this process has measured before."""
+    before = torch.get_rng_state()
+    products.onednn_is_faster.__wrapped__()
+    products.fastest_precision({(24, 40)}, rows=4)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -69,10 +69,6 @@ def test_losses_and_weights_are_the_trainers(tmp_path):
     assert ours.keys() == theirs.keys()
     for name, weights in ours.items():
         assert torch.equal(weights, theirs[name]), name
-    configs = [
-        json.loads((tmp_path / name / "generation_config.json").read_text()) for name in ("loop", "trainer")
-    ]
-    assert configs[0] == configs[1]
     assert pipeline("translation", model=str(tmp_path / "loop"))("In the beginning")[0].keys() == {
         "translation_text"
     }

@@ -16,10 +16,10 @@ ORDER = [
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search", "prepared"],
-    ["decoding", "scores", "terms"],
+    ["decoding", "scores", "terms", "diverse_beam_search"],
     ["searches", "alignments"],
-    ["pipeline_batches"],
-    ["plain_steps"],
+    ["pipeline_batches", "plain_steps", "shortcuts"],
+    ["search_loop", "ensembles"],
     ["generation", "pipelines"],  # the heads use both
     ["modeling_vanilla_transformer"],
     [

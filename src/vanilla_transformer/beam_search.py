@@ -74,6 +74,7 @@ class BeamSearch:
     Attributes:
         tokens: the live hypotheses `(sentences, width, length)`; their rows are the model's next batch.
         scores: their log P(Y | X), `(sentences, width)`.
+        possible: after a step, which of them it continued, `(sentences, width)`.
         sentences: the index of each sentence that is still in the batch.
         ranks: s(Y, X) of the finished hypotheses, best first, `(all sentences, beams)`.
         finished: their tokens, `(all sentences, beams, length)`.
@@ -131,6 +132,7 @@ class BeamSearch:
         log_probs: torch.Tensor,
         attention: torch.Tensor | None = None,
         criteria: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        first_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Adds one token to every live hypothesis.
 
@@ -138,6 +140,8 @@ class BeamSearch:
             log_probs: of the next token, `(sentences * width, vocabulary)`; changed in place.
             attention: of the next token to the source, `(sentences * width, source)`; needed with coverage.
             criteria: a function of tokens `(rows, length)` that returns which rows end there, `(rows,)`.
+            first_rows: the row of each sentence's first hypothesis, `(sentences, 1)`, where the rows of this
+                search are a part of the batch.
 
         Returns:
             for each row of the next batch, the row of this batch that it continues.
@@ -163,36 +167,34 @@ class BeamSearch:
         scores, index = scores.topk(kept_candidates)  # (batch, candidates)
         parents = index // gains.shape[1]
         next_tokens = next_tokens.reshape(batch, -1).gather(1, index)
-        candidates = (parents, next_tokens, parents + self._first_rows(batch, width))
+        if first_rows is None:
+            first_rows = torch.arange(0, batch * width, width, device=parents.device)[:, None]
+        candidates = (parents, next_tokens, parents + first_rows)
 
         ended = torch.isin(next_tokens, self.end)
-        if at_limit is not None:
-            ended |= at_limit[:, None]
         if criteria is not None:
             ended |= criteria(self._extended(*candidates)[0].flatten(0, 1)).view_as(ended)
         if self.coverage is not None:
             assert attention is not None, "a search with coverage needs attention"
             self.coverage = gather_rows(self.coverage + attention.view_as(self.coverage), parents)
-        finishing, living = ended, scores.masked_fill(ended, IMPOSSIBLE)
+        living = scores.masked_fill(ended, IMPOSSIBLE)
+        finishing = ended if at_limit is None else ended | at_limit[:, None]
         if self.terms is not None:
             most = self.candidates or count
-            finishing = ended & self.terms.judge(self.tokens, parents, next_tokens, most)
+            finishing &= self.terms.judge(self.tokens, parents, next_tokens, most)
             living = self.terms.share_out(living, self.beams)
-        if self.check_every > 1 or ended.any():
+        if self.check_every > 1 or finishing.any():
             self._finish(scores, finishing, *self._extended(*candidates))
 
         self.scores, kept = living.topk(min(self.beams, scores.shape[1]))
         parents, next_tokens, rows = (part.gather(1, kept) for part in candidates)
         self.tokens, self.origins = self._extended(parents, next_tokens, rows)
+        self.possible = self.scores > IMPOSSIBLE
         if self.coverage is not None:
             self.coverage = gather_rows(self.coverage, kept)
         if self.terms is not None:
             self.terms.keep(kept)
         return self._drop_done(rows)
-
-    def _first_rows(self, batch: int, width: int) -> torch.Tensor:
-        """The row of each sentence's first hypothesis, `(batch, 1)`."""
-        return torch.arange(0, batch * width, width, device=self.tokens.device)[:, None]
 
     def _extended(
         self, parents: torch.Tensor, next_tokens: torch.Tensor, rows: torch.Tensor
@@ -237,6 +239,8 @@ class BeamSearch:
         """Finds the sentences that are done and returns the flat rows of the next batch."""
         bound = self.scores[:, 0] / self.penalty(self.bounding_length())
         active = bound > self.ranks[self.sentences, self.rivals - 1]
+        if self.length >= self.shortest_limit:
+            active &= self.limits > self.length
         if self.stop_early:
             active &= self.ranks[self.sentences, -1] == IMPOSSIBLE
         if not self.drop_done:
@@ -250,6 +254,11 @@ class BeamSearch:
         self.done = still_active == 0
         if still_active in (0, len(active)):
             return rows.flatten()
+        self.keep_sentences(active)
+        return rows[active].flatten()
+
+    def keep_sentences(self, active: torch.Tensor) -> None:
+        """Removes the other sentences from the batch; `active` is `(sentences in the batch,)`."""
         self.tokens, self.origins, self.scores = (
             self.tokens[active],
             self.origins[active],
@@ -260,7 +269,6 @@ class BeamSearch:
             self.coverage = self.coverage[active]
         if self.terms is not None:
             self.terms.keep_sentences(active)
-        return rows[active].flatten()
 
 
 class TransformersBeamSearch(BeamSearch):

@@ -111,6 +111,9 @@ class Decoding:
             self.length, self.columns = self.length + 1, self.columns + width
             return self._logits(tokens[:, -1], position)
 
+    def finish(self) -> None:
+        """Does nothing; see `StaticDecoding.finish`."""
+
     def _logits(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         if self.skipped is not None:
             position = (position - self.skipped).expand(-1, self.width).flatten()

@@ -2,46 +2,41 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation import (
     EosTokenCriteria,
-    GenerateBeamDecoderOnlyOutput,
-    GenerateBeamEncoderDecoderOutput,
     GenerationMode,
     LogitsProcessorList,
-    MaxLengthCriteria,
     StoppingCriteriaList,
 )
 from transformers.utils import logging
 
 from .config_checks import check_generation_settings
 from .decoding import Decoding, StaticDecoding, is_static
+from .ensembles import EnsembleSteps, check_ensemble, encoded
 from .layers import own_cache
-from .plain_steps import (
-    PlainSteps,
-    attention_to_source,
-    needs_own_forward,
-    select_rows,
-    step_outputs,
-    without_padding,
-)
+from .plain_steps import PlainSteps, attention_to_source
 from .prepared import PRECISIONS, is_in_training, prepared_decoder, why_not_prepared
+from .search_loop import other_criteria, run_search
 from .searches import (
     EndAtLimit,
     Settings,
     needs_all_rows,
     output_limits,
     see_rows,
-    start_search,
+    take_groups,
     uses_own_search,
     with_own_processors,
 )
+from .shortcuts import needs_own_forward, without_padding
 
 logger = logging.get_logger(__name__)
-SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens", "terms")
+SETTINGS = ("length_penalty_type", "coverage_penalty", "max_extra_tokens", "terms", "ensemble")
+GROUPS = ("num_beam_groups", "diversity_penalty")
 CHECK_EVERY = 8  # steps on a GPU, where a look at the tokens waits for the device
 FAST_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH)
 
@@ -76,7 +71,10 @@ class PaperGenerationMixin(GenerationMixin):
       mean over its heads.
     - `max_extra_tokens`: an output has at most this many tokens more than its input, counting end tokens and
       ignoring padding. This limit also applies to greedy search and sampling.
+    - `num_beam_groups`, `diversity_penalty`: as in transformers 4; see `DiverseBeamSearch`.
     - `terms`, an argument only: what the outputs must contain, from `find_terms`; it needs `num_beams > 1`.
+    - `ensemble`, an argument only: other models with the same vocabulary. The probability of a token is the
+      mean over this model and them.
     """
 
     config: Any  # the model has these
@@ -86,15 +84,27 @@ class PaperGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict]:
-        arguments = {name: kwargs.pop(name) for name in SETTINGS if name in kwargs}
+        arguments = {name: kwargs.pop(name) for name in (*SETTINGS, *GROUPS) if name in kwargs}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
-        for name in SETTINGS:
+        for name in (*SETTINGS, *GROUPS):
             setattr(generation_config, name, arguments.get(name, getattr(generation_config, name, None)))
         self._check_settings(generation_config)
+        if generation_config.ensemble:
+            check_ensemble(self, generation_config, model_kwargs)
+        take_groups(generation_config)
         return generation_config, model_kwargs
 
+    def _validate_generation_mode(
+        self, generation_mode: GenerationMode, generation_config: Settings, *args: Any, **kwargs: Any
+    ) -> None:
+        if generation_config.ensemble and generation_mode not in FAST_MODES:
+            raise ValueError(
+                f"an ensemble takes greedy search, sampling or beam search, not {generation_mode.value}"
+            )
+        super()._validate_generation_mode(generation_mode, generation_config, *args, **kwargs)
+
     def _check_settings(self, settings: Settings) -> None:
-        kind, beta, extra, terms = (getattr(settings, name) for name in SETTINGS)
+        kind, beta, extra, terms = (getattr(settings, name) for name in SETTINGS[:4])
         check_generation_settings(vars(settings), self.config.max_position_embeddings)
         if settings.length_penalty is not None:
             settings.length_penalty = float(settings.length_penalty)  # a power of integers can be too large
@@ -212,87 +222,36 @@ class PaperGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList,
         generation_config: Settings,
         synced_gpus: bool = False,
+        inputs_tensor: Any = None,
         **model_kwargs: Any,
     ) -> Any:
         """Takes and returns what transformers' beam search does; `sequences_scores` are s(Y, X)."""
-        settings, encoder_decoder = generation_config, self.config.is_encoder_decoder
-        reason = self._why_not_fast(settings, model_kwargs, synced_gpus)
-        other_criteria = StoppingCriteriaList(
-            criterion
-            for criterion in stopping_criteria
-            if not isinstance(criterion, EosTokenCriteria | MaxLengthCriteria)
+        settings, members = generation_config, generation_config.ensemble or ()
+        fast = [
+            model._why_not_fast(settings, model_kwargs, synced_gpus) is None for model in (self, *members)
+        ]
+        is_own = (
+            uses_own_search(settings) or settings.terms is not None or settings.beam_groups > 1 or members
         )
-        is_theirs = not uses_own_search(settings) and settings.terms is None
-        if is_theirs and (reason or settings.do_sample or other_criteria):
+        if not is_own and (not fast[0] or settings.do_sample or other_criteria(stopping_criteria)):
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, settings, synced_gpus, **model_kwargs
             )
-        if reason is None:
+        if fast[0]:
             logits_processor = with_own_processors(logits_processor)
-        static = reason is None and is_static(input_ids.device)
-        keep_rows = static or needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs)
-        if not keep_rows:  # `generate` has repeated each sentence num_beams times
-            first_rows = torch.arange(0, len(input_ids), settings.num_beams, device=input_ids.device)
-            input_ids, model_kwargs = input_ids[first_rows], select_rows(model_kwargs, first_rows)
-        if settings.coverage_penalty:
-            model_kwargs["output_attentions"] = True
-        longest = (stopping_criteria.max_length or settings.max_length) - input_ids.shape[1]
-        search = start_search(settings, input_ids, longest, keep_rows, model_kwargs)
-        search.check_every = CHECK_EVERY if static else 1
-
-        wanted = step_outputs(settings, encoder_decoder)
-        collected: dict[str, tuple] = dict.fromkeys(wanted, ())
-
-        def stopped(tokens: torch.Tensor) -> torch.Tensor:
-            return other_criteria(tokens, collected.get("scores"))
-
-        width = settings.num_beams if keep_rows else 1
-        steps: Any  # `Decoding` or `PlainSteps`
-        if reason is None:
-            steps, logits = self._start_decoding(input_ids, settings, model_kwargs, width)
-        else:
-            steps = PlainSteps(self, model_kwargs, width)
-            logits = steps.start(input_ids, settings)
-        rows = None
-        while self._has_unfinished_sequences(search.done, synced_gpus, device=input_ids.device):
-            live, width = search.tokens.flatten(0, 1), search.tokens.shape[1]  # live: (rows, length)
-            if logits is None:
-                logits = steps.step(live, rows, width)
-            if search.done:
-                logits = None
-                continue  # other processes still generate, and need the forward passes of this one
-            log_probs = logits_processor(live, logits.log_softmax(-1))
-            available = {"logits": logits, "scores": log_probs}
-            for name in wanted:  # of `PlainSteps`, which have outputs
-                value = available[name] if name in available else steps.outputs[name]
-                collected[name] = (*collected[name], value)
-            attention = steps.source_attention if settings.coverage_penalty else None
-            rows = search.step(log_probs, attention, stopped if other_criteria else None)
-            logits = None
-
-        if isinstance(steps, StaticDecoding):
-            steps.finish()
-        origins = search.finished_origins[:, : search.returned].flatten(0, 1)
-        origins = origins[:, : int((origins >= 0).sum(-1).max())]
-        sequences = search.finished[:, : search.returned].flatten(0, 1)
-        sequences = sequences[:, : input_ids.shape[1] + origins.shape[1]]
-        if not settings.return_dict_in_generate:
-            return sequences
-        result: dict[str, Any] = {
-            "sequences": sequences,
-            "sequences_scores": search.ranks[:, : search.returned].flatten(),
-            "beam_indices": origins,
-            "past_key_values": steps.model_kwargs.get("past_key_values"),  # only `PlainSteps` come here
-            **collected,
-        }
-        if not encoder_decoder:
-            return GenerateBeamDecoderOnlyOutput(**result)
-        encoded = steps.model_kwargs["encoder_outputs"]
-        if settings.output_attentions:
-            result["encoder_attentions"] = encoded.get("attentions")
-        if settings.output_hidden_states:
-            result["encoder_hidden_states"] = encoded.get("hidden_states")
-        return GenerateBeamEncoderDecoderOutput(**result)
+        static = any(fast) and is_static(input_ids.device)
+        return run_search(
+            self,
+            partial(self._begin, settings=settings, fast=fast, source=inputs_tensor),
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            settings,
+            model_kwargs,
+            keep_rows=static or needs_all_rows(settings, logits_processor, synced_gpus, model_kwargs),
+            check_every=CHECK_EVERY if static else 1,
+            synced_gpus=synced_gpus,
+        )
 
     def _sample(
         self,
@@ -302,11 +261,15 @@ class PaperGenerationMixin(GenerationMixin):
         generation_config: Settings,
         synced_gpus: bool = False,
         streamer: Any = None,
+        inputs_tensor: Any = None,
         **model_kwargs: Any,
     ) -> Any:
         """Takes and returns what transformers' greedy search and sampling do."""
-        settings = generation_config
-        if self._why_not_fast(settings, model_kwargs, synced_gpus):
+        settings, members = generation_config, generation_config.ensemble or ()
+        fast = [
+            model._why_not_fast(settings, model_kwargs, synced_gpus) is None for model in (self, *members)
+        ]
+        if not (fast[0] or members):
             return super()._sample(
                 input_ids,
                 logits_processor,
@@ -319,13 +282,15 @@ class PaperGenerationMixin(GenerationMixin):
         # A row that has ended leaves the batch, unless something counts its rows or draws numbers for them.
         has_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
         logits_processor = with_own_processors(logits_processor)
-        static = is_static(input_ids.device)
+        static = any(fast) and is_static(input_ids.device)
         drop_ended = has_end and not (static or settings.do_sample or see_rows(logits_processor))
         check_every = CHECK_EVERY if static and streamer is None and has_end else 1
         tokens, live = input_ids, torch.arange(len(input_ids), device=input_ids.device)
         unfinished = torch.ones_like(live, dtype=torch.bool)
         lengths = torch.full_like(live, tokens.shape[1])
-        steps, logits = self._start_decoding(input_ids, settings, model_kwargs, 1)
+        steps, logits = self._begin(
+            input_ids, model_kwargs, 1, settings=settings, fast=fast, source=inputs_tensor
+        )
         rows = None
         while True:
             if logits is None:
@@ -352,8 +317,7 @@ class PaperGenerationMixin(GenerationMixin):
                 rows = kept.nonzero().squeeze(1)
                 live = live[rows]
                 logits_processor = LogitsProcessorList(p.of_rows(rows) for p in logits_processor)
-        if isinstance(steps, StaticDecoding):
-            steps.finish()
+        steps.finish()
         if streamer is not None:
             streamer.end()
         return tokens[:, : int(lengths.max())]  # the others are padding after the end of all rows
@@ -394,6 +358,39 @@ class PaperGenerationMixin(GenerationMixin):
         if reason is not None:
             logger.info_once(f"generate runs the forward pass of {type(self).__name__}: {reason}")
         return reason
+
+    def _begin(
+        self,
+        input_ids: Any,
+        model_kwargs: dict[str, Any],
+        width: int,
+        *,
+        settings: Settings,
+        fast: list[bool],
+        source: Any = None,
+    ) -> tuple[Any, torch.Tensor | None]:
+        """The steps after these prompts, and the logits of the first one if they are known.
+
+        Args:
+            width: equal rows for each sentence.
+            fast: for this model and those of the ensemble, whether `Decoding` serves the call.
+            source: ids of the texts `(sentences, length)`, for the other encoders of an ensemble.
+        """
+
+        def begin(model: Any, is_fast: bool, model_kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor | None]:
+            if is_fast:
+                return model._start_decoding(input_ids, settings, model_kwargs, width)
+            steps = PlainSteps(model, model_kwargs, width)
+            return steps, steps.start(input_ids, settings)
+
+        begins = [partial(begin, self, fast[0], model_kwargs)]
+        for model, is_fast in zip(settings.ensemble or (), fast[1:]):
+            own = {name: value for name, value in model_kwargs.items() if name != "past_key_values"}
+            own["encoder_outputs"] = encoded(
+                model, source, model_kwargs.get("attention_mask"), len(input_ids)
+            )
+            begins.append(partial(begin, model, is_fast, own))
+        return EnsembleSteps.begin(begins, input_ids, width) if len(begins) > 1 else begins[0]()
 
     def _start_decoding(
         self, input_ids: Any, settings: Settings, model_kwargs: dict[str, Any], width: int

@@ -1,12 +1,9 @@
 """The steps of a search by the model's own forward pass: for what `Decoding` lacks, and its reference."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .layers import own_cache
-from .packing import Packing
 from .searches import Settings
 
 
@@ -24,10 +21,13 @@ class PlainSteps:
             self.model._prefill(input_ids, settings, self.model_kwargs, is_first_iteration=is_first)
         )
 
-    def step(self, live: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
+    def step(self, live: torch.Tensor, rows: torch.Tensor | None, width: int) -> torch.Tensor:
         """Continues these rows of the batch before; see `Decoding.step`."""
-        cache: Any = own_cache(self.model_kwargs.get("past_key_values"))
-        if len(rows) != len(self.outputs.logits) or width != self.width:
+        cache: Any = self.model_kwargs.get("past_key_values")
+        cache = getattr(cache, "self_attention_cache", cache)
+        if rows is None:
+            pass
+        elif len(rows) != len(self.outputs.logits) or width != self.width:
             self.model_kwargs = select_rows(self.model_kwargs, rows)
         elif cache is not None:
             # A row is replaced by one of the same sentence, whose cross-attention cache is equal.
@@ -45,6 +45,9 @@ class PlainSteps:
             outputs, self.model_kwargs, is_encoder_decoder=is_pair
         )
         return outputs.logits[:, -1].float()
+
+    def finish(self) -> None:
+        """Does nothing; see `StaticDecoding.finish`."""
 
     @property
     def source_attention(self) -> torch.Tensor:
@@ -82,54 +85,3 @@ def step_outputs(settings: Settings, is_encoder_decoder: bool) -> list[str]:
         "cross_attentions": settings.output_attentions and is_encoder_decoder,
     }
     return [name for name, is_wanted in wanted.items() if is_wanted and settings.return_dict_in_generate]
-
-
-SERVED = {"attention_mask", "encoder_outputs", "past_key_values", "use_cache", "logits_to_keep"}
-SERVED |= {"output_attentions", "position_ids"}
-
-
-def needs_own_forward(settings: Settings, model_kwargs: dict[str, Any], synced_gpus: bool) -> str | None:
-    """What in this call only the model's own forward pass serves."""
-    cache = model_kwargs.get("past_key_values")
-    others = [name for name, value in model_kwargs.items() if name not in SERVED and value is not None]
-    if settings.return_dict_in_generate:
-        return "return_dict_in_generate=True"
-    if settings.output_attentions or settings.output_hidden_states:
-        return "the output of attentions or hidden states"
-    if not settings.use_cache:
-        return "use_cache=False"
-    if settings.cache_implementation not in (None, "dynamic") or getattr(cache, "_is_user_defined", False):
-        return "a cache of the caller"
-    if synced_gpus:
-        return "synced_gpus=True"
-    mask = model_kwargs.get("attention_mask")
-    if mask is not None and has_empty_row(mask):
-        return "a row of the attention mask without a token"
-    return f"the argument {others[0]}" if others else None
-
-
-def has_empty_row(mask: torch.Tensor) -> bool:
-    return not bool((mask != 0).any(-1).all())
-
-
-def without_padding(
-    prepare: Callable[..., dict[str, Any]],
-    inputs: torch.Tensor,
-    model_kwargs: dict[str, Any],
-    *args: Any,
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """Runs the encoder by `prepare`, on the real tokens alone if a CPU saves time so."""
-    mask = model_kwargs.get("attention_mask")
-    if (
-        inputs.device.type != "cpu"
-        or mask is None
-        or mask.dim() != 2
-        or mask.float().mean() > 0.9
-        or has_empty_row(mask)
-    ):
-        return prepare(inputs, model_kwargs, *args, **kwargs)
-    packed = {**model_kwargs, "packing": Packing(mask, padded_output=True)}
-    model_kwargs = prepare(inputs, packed, *args, **kwargs)
-    del model_kwargs["packing"]
-    return model_kwargs

@@ -1,5 +1,6 @@
 """Which search a call of `generate` runs, and the limits of its outputs."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,14 +14,41 @@ from transformers.generation import (
 )
 
 from .beam_search import IMPOSSIBLE, BeamSearch, TransformersBeamSearch, allow_only
+from .config_checks import is_whole
+from .diverse_beam_search import DiverseBeamSearch
 from .terms import ForbiddenTerms, ForcedTerms
 
-# A GenerationConfig that also has length_penalty_type, coverage_penalty, max_extra_tokens and terms.
+# A GenerationConfig with length_penalty_type, coverage_penalty, max_extra_tokens, terms and beam_groups too.
 Settings = Any
 
 
 def uses_own_search(settings: Settings) -> bool:
     return settings.length_penalty_type == "gnmt" and settings.num_beams > 1
+
+
+def take_groups(settings: Settings) -> None:
+    """Sets `beam_groups` from `num_beam_groups`, by which transformers 5 would search for code on the Hub.
+
+    Raises:
+        ValueError: the settings of diverse beam search contradict each other.
+    """
+    groups, penalty, beams = settings.num_beam_groups, settings.diversity_penalty or 0, settings.num_beams
+    groups = 1 if groups is None else groups
+    if not is_whole(groups) or groups < 1:
+        raise ValueError(f"num_beam_groups={groups!r} must be a whole number, at least 1")
+    if not isinstance(penalty, int | float) or not 0 <= penalty < math.inf:
+        raise ValueError(f"diversity_penalty={penalty!r} must be a number that is not negative")
+    if groups == 1 and penalty:
+        raise ValueError(f"diversity_penalty={penalty} needs num_beam_groups > 1")
+    if groups > 1 and not penalty:
+        raise ValueError(
+            f"num_beam_groups={groups} needs a diversity_penalty, such as 0.5; else all groups are equal"
+        )
+    if groups > 1 and settings.do_sample:
+        raise ValueError(f"num_beam_groups={groups} cannot sample: set do_sample=False")
+    if beams % groups:
+        raise ValueError(f"num_beams={beams} must be a multiple of num_beam_groups={groups}")
+    settings.beam_groups, settings.num_beam_groups = groups, None
 
 
 def needs_all_rows(
@@ -42,8 +70,13 @@ def needs_all_rows(
 
 
 def start_search(
-    settings: Settings, prompts: torch.Tensor, longest: int, keep_rows: bool, model_kwargs: dict[str, Any]
-) -> BeamSearch:
+    settings: Settings,
+    prompts: torch.Tensor,
+    longest: int,
+    keep_rows: bool,
+    model_kwargs: dict[str, Any],
+    check_every: int = 1,
+) -> BeamSearch | DiverseBeamSearch:
     """The search before its first step, for outputs of at most `longest` tokens after the prompt."""
     limits = prompts.new_full(prompts.shape[:1], longest)
     if settings.max_extra_tokens is not None and uses_own_search(settings):
@@ -53,26 +86,48 @@ def start_search(
         memory, mask = model_kwargs["encoder_outputs"][0], model_kwargs.get("attention_mask")
         coverage = memory.new_zeros(memory.shape[:2]).float() if mask is None else 1 - mask.float()
     pad, end = settings._pad_token_tensor, settings._eos_token_tensor
-    limits, terms = limits[:: settings.num_beams if keep_rows else 1], None
-    if settings.terms is not None:
-        terms = ForcedTerms(settings.terms, prompts.unflatten(0, (len(limits), -1)), limits, end)
-    search: Callable[..., BeamSearch] = BeamSearch
+    limits = limits[:: settings.num_beams if keep_rows else 1]
+    kind: Callable[..., BeamSearch] = BeamSearch
     if not uses_own_search(settings):
-        search = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
+        kind = partial(TransformersBeamSearch, strict=settings.early_stopping == "never")
         pad = end[0] if end is not None and not pad else pad  # what transformers fills finished rows with
-    return search(
+    groups = settings.beam_groups
+
+    def start(prompts: torch.Tensor) -> BeamSearch:
+        terms = settings.terms
+        if terms is not None:
+            terms = ForcedTerms(terms, prompts.unflatten(0, (len(limits), -1)), limits, end)
+        of_group = coverage
+        if coverage is not None:
+            of_group = coverage.unflatten(0, (len(limits), -1))[:, : len(prompts) // len(limits)].flatten(
+                0, 1
+            )
+        return kind(
+            prompts,
+            limits,
+            beams=settings.num_beams // groups,
+            returned=settings.num_return_sequences if groups == 1 else settings.num_beams // groups,
+            alpha=settings.length_penalty,
+            beta=settings.coverage_penalty or 0.0,
+            end=end,
+            pad=None if pad is None else int(pad),
+            coverage=of_group,
+            stop_early=settings.early_stopping is True,
+            drop_done=not keep_rows and groups == 1,
+            check_every=check_every,
+            terms=terms,
+        )
+
+    if groups == 1:
+        return start(prompts)
+    return DiverseBeamSearch(
+        start,
         prompts,
-        limits,
-        beams=settings.num_beams,
+        len(limits),
+        groups=groups,
+        penalty=settings.diversity_penalty,
         returned=settings.num_return_sequences,
-        alpha=settings.length_penalty,
-        beta=settings.coverage_penalty or 0.0,
-        end=end,
-        pad=None if pad is None else int(pad),
-        coverage=coverage,
-        stop_early=settings.early_stopping is True,
         drop_done=not keep_rows,
-        terms=terms,
     )
 
 

@@ -18,9 +18,10 @@ ORDER = [
     ["stacks", "beam_search", "prepared"],
     ["decoding", "scores", "terms", "diverse_beam_search"],
     ["searches", "alignments"],
-    ["pipeline_batches", "plain_steps", "shortcuts"],
-    ["search_loop", "ensembles"],
+    ["minimum_bayes_risk", "plain_steps", "shortcuts"],
+    ["pipeline_batches", "search_loop", "ensembles"],
     ["generation", "pipelines"],  # the heads use both
+    ["pipeline_registry"],
     ["modeling_vanilla_transformer"],
     [
         "modeling_vanilla_transformer_encoder",

@@ -8,7 +8,8 @@ import transformers
 from tiny_translators import FAMILIES, SIZES, TEXTS, WORDS, make, t5, vanilla
 from transformers import MBartConfig, MBartForConditionalGeneration, MBartTokenizer, pipeline
 
-from vanilla_transformer.pipelines import TASKS, TranslationPipeline, register_pipelines
+from vanilla_transformer.pipeline_registry import TASKS, register_pipelines
+from vanilla_transformer.pipelines import TranslationPipeline
 
 
 @pytest.fixture(params=FAMILIES)

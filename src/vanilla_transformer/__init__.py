@@ -25,6 +25,7 @@ from .configuration_vanilla_transformer import (
 from .generation import paper_generation_config
 from .image_processing_vanilla_transformer import VanillaTransformerImageProcessor
 from .losses import TrainingLoss
+from .minimum_bayes_risk import minimum_bayes_risk
 from .modeling_vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
@@ -45,7 +46,7 @@ from .modeling_vanilla_transformer_vision import (
     VanillaTransformerForImageClassification,
     VanillaTransformerVisionModel,
 )
-from .pipelines import register_pipelines
+from .pipeline_registry import register_pipelines
 from .scores import sequence_scores
 from .terms import ForbiddenTerms, find_terms
 from .tokenization_toolkit import ToolkitTokenizer
@@ -151,6 +152,7 @@ __all__ = [
     "find_terms",
     "load_corpus",
     "load_metric",
+    "minimum_bayes_risk",
     "paper_generation_config",
     "sequence_scores",
     "split_words",

@@ -1,4 +1,4 @@
-"""Diverse beam search (Vijayakumar et al. 2018, arXiv 1610.02424): groups of beams avoid each other's words."""
+"""Diverse beam search of Vijayakumar et al. 2018 (arXiv 1610.02424): groups of beams avoid each other."""
 
 from collections.abc import Callable
 

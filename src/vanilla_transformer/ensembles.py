@@ -1,12 +1,13 @@
 """Several models that generate together, by the mean of their probabilities at every step."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .scores import mean_of_probabilities
 from .searches import Settings
 from .shortcuts import without_padding
 
@@ -44,11 +45,6 @@ class EnsembleSteps:
     def source_attention(self) -> torch.Tensor:
         """The mean over the models."""
         return torch.stack([part.source_attention for part in self.parts]).mean(0)
-
-
-def mean_of_probabilities(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """log of the mean of exp, of tensors of one shape."""
-    return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))
 
 
 def encoded(model: Any, source: torch.Tensor, mask: torch.Tensor | None, rows: int) -> BaseModelOutput:
@@ -96,3 +92,36 @@ def check_ensemble(model: Any, settings: Settings, inputs: dict[str, Any]) -> No
     for name in ("encoder_outputs", "inputs_embeds"):
         if inputs.get(name) is not None:
             raise ValueError(f"an ensemble needs input_ids, not {name}: each model has its own encoder")
+
+
+def load_ensemble(model: Any, tokenizer: Any, folders: Sequence[Any]) -> list[Any]:
+    """The models in these folders, on the device of `model`; a loaded model stays as it is.
+
+    Raises:
+        ValueError: a folder holds another kind of model or another vocabulary.
+    """
+    if isinstance(folders, str) or not isinstance(folders, Sequence):
+        raise ValueError(f"ensemble={folders!r} must be a list of folders, such as ['outputs/second']")
+    if not hasattr(model, "prepare_for_decoding"):
+        raise ValueError(f"{type(model).__name__} cannot lead an ensemble; only models of this package can")
+    members = []
+    for folder in folders:
+        if not isinstance(folder, PreTrainedModel):
+            check_folder(model, tokenizer, str(folder))
+            folder = type(model).from_pretrained(str(folder), dtype=model.dtype).to(model.device)
+        members.append(folder.eval())
+    return members
+
+
+def check_folder(model: Any, tokenizer: Any, folder: str) -> None:
+    """Raises ValueError if the model in a folder cannot generate together with this one."""
+    kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if kind != model.config.model_type:
+        raise ValueError(f"ensemble: {folder} holds a model of type {kind}, not {model.config.model_type}")
+    own, first = type(tokenizer).from_pretrained(folder).get_vocab(), tokenizer.get_vocab()
+    if own != first:
+        differing = min(own.items() ^ first.items(), key=lambda entry: (entry[1], entry[0]))
+        raise ValueError(
+            f"ensemble: {folder} has another vocabulary than the first model ({len(own)} and {len(first)} "
+            f"tokens); they first differ at {differing[0]!r}, id {differing[1]}"
+        )

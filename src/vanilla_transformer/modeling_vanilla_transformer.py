@@ -27,7 +27,7 @@ from .losses import (
     require_labels,
 )
 from .packing import NO_PACKING, Packing, kept_positions, up_to_last_label
-from .pipelines import CUSTOM_PIPELINES
+from .pipeline_registry import CUSTOM_PIPELINES
 from .products import Linear
 from .stacks import Decoder, Encoder, VanillaTransformerPreTrainedModel, new_cache
 

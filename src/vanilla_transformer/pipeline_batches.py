@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ModelOutput
 
 from .alignments import alignment_attention, linked_words, pharaoh, split_words, words_of_pieces
+from .minimum_bayes_risk import expected_utilities
 from .scores import force, layers_for, scores_of
 from .terms import ForbiddenTerms, Terms, continuations, find_terms
 
@@ -112,7 +113,7 @@ def forced_outputs(
     layers = layers_for(settings) if return_scores else []
     layer, shift = alignment_attention(model)
     aligning = [layer] if return_alignments else []
-    forced = force(model, inputs, ids, layers=[*layers, *aligning])
+    forced = force(model, inputs, ids, layers=[*layers, *aligning], ensemble=settings.get("ensemble") or ())
     outputs: dict[str, torch.Tensor] = {}
     if return_scores:
         outputs |= {"score": scores_of(forced, settings, inputs.get("attention_mask"))}
@@ -143,6 +144,13 @@ def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: 
         skipped = len(split_words(prefix))
         record["alignment"] = pharaoh([(s - skipped, t) for s, t in links if s >= skipped])
     return record
+
+
+def with_minimum_risk(records: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
+    """The record with the largest expected utility, which it gets as `utility`."""
+    utilities = expected_utilities(texts)
+    best = max(utilities)
+    return [{**records[utilities.index(best)], "utility": best}]
 
 
 def without_none(options: dict[str, Any]) -> dict[str, Any]:

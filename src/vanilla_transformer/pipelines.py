@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, BatchEncoding, Pipeline
-from transformers import pipelines as stock_pipelines
-from transformers.pipelines import PIPELINE_REGISTRY, PipelineRegistry
+from transformers import BatchEncoding, Pipeline
 from transformers.pipelines.base import load_assistant_model
 from transformers.utils import ModelOutput, logging
 
 from .config_checks import check_generation_settings, is_whole
+from .ensembles import load_ensemble
 from .pipeline_batches import (
     OWN_OPTIONS,
     SCORES,
@@ -31,6 +30,7 @@ from .pipeline_batches import (
     of_similar_length,
     phrases_of,
     scores_of_outputs,
+    with_minimum_risk,
     with_terms,
     without_none,
 )
@@ -60,6 +60,8 @@ class Text2TextGenerationPipeline(Pipeline):
         return_tensors: return `*_token_ids` instead of `*_text`, or both with `return_text=True`.
         clean_up_tokenization_spaces: remove spaces before punctuation from the decoded text.
         stop_sequence: a string after which generation ends.
+        ensemble (at construction): folders of models with the same vocabulary, which generate together with
+            this one. Alignments are of the first model.
         batch_size: texts per call of the model. By default a list is cut into batches of 2,048 tokens, and
             an iterator or a data set into batches of 1. Texts of a list share a batch with those of similar
             length; the results are in the order of the list.
@@ -70,6 +72,8 @@ class Text2TextGenerationPipeline(Pipeline):
             of texts. A term applies to texts with its source; see `find_terms`. Only models
             of this package have them, with `num_beams > 1`.
         forbid: words and phrases that no output has; see `ForbiddenTerms`.
+        mbr: return one of the `num_return_sequences` outputs of a text, that with minimum Bayes risk by chrF.
+            Its record has `utility`, the mean chrF. It needs the extra [metrics].
         return_scores: a record also has `log_probability`, `score` (s(Y, X), with the length penalty of the
             search) and `token_log_probabilities`, whose last one is that of the end token.
         return_alignments: a record also has `alignment`: "0-0 2-1" links words 0 and 0, and 2 and 1, of the
@@ -102,6 +106,7 @@ class Text2TextGenerationPipeline(Pipeline):
         task: str = "",
         assistant_model: Any = None,
         assistant_tokenizer: Any = None,
+        ensemble: Sequence[Any] = (),
         **kwargs: Any,
     ):
         if not (model.config.is_encoder_decoder and model.can_generate()):
@@ -120,6 +125,7 @@ class Text2TextGenerationPipeline(Pipeline):
         options = self._forward_params
         self._forward_params = {name: options.pop(name) for name in OWN_OPTIONS & options.keys()}
         self.generate_kwargs = options
+        self.ensemble = load_ensemble(self.model, self.tokenizer, ensemble) if ensemble else []
         self.assistant_model, self.assistant_tokenizer = load_assistant_model(
             model, assistant_model, assistant_tokenizer
         )
@@ -133,6 +139,7 @@ class Text2TextGenerationPipeline(Pipeline):
         clean_up_tokenization_spaces: bool | None = None,
         stop_sequence: str | None = None,
         terms: Any = None,
+        mbr: bool | None = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess = {"truncation": truncation, "terms": terms}
@@ -140,6 +147,7 @@ class Text2TextGenerationPipeline(Pipeline):
             "return_tensors": return_tensors,
             "return_text": return_text,
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
+            "mbr": mbr,
         }
         if stop_sequence is not None:
             generate_kwargs |= {"stop_strings": stop_sequence, "tokenizer": self.tokenizer}
@@ -259,6 +267,8 @@ class Text2TextGenerationPipeline(Pipeline):
         batch, input_length = input_tensors["input_ids"].shape
         if "generation_config" not in generate_kwargs:  # it replaces the constructor's arguments
             generate_kwargs = {**self.generate_kwargs, **generate_kwargs}
+        if self.ensemble:
+            generate_kwargs["ensemble"] = self.ensemble
         generate_kwargs |= arguments_for_terms(self.tokenizer, input_tensors, forbid, generate_kwargs)
         chosen = self._chosen_settings(generate_kwargs)
         check_generation_settings(chosen, getattr(self.model.config, "max_position_embeddings", None))
@@ -316,25 +326,28 @@ class Text2TextGenerationPipeline(Pipeline):
         return_tensors: bool = False,
         return_text: bool | None = None,
         clean_up_tokenization_spaces: bool = False,
+        mbr: bool = False,
     ) -> list[dict[str, Any]]:
-        records = []
+        records, texts = [], []
         for index, ids in enumerate(model_outputs["output_ids"][0]):  # (length,)
             if model_outputs["blank"][0]:
                 ids = ids[:0]
             record: dict[str, Any] = {}
             if return_tensors:
                 record[f"{self.return_name}_token_ids"] = ids
+            text = self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+            )
+            texts.append(text)
             if return_text or (return_text is None and not return_tensors):
-                record[f"{self.return_name}_text"] = self.tokenizer.decode(
-                    ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
-                )
+                record[f"{self.return_name}_text"] = text
             for name in SCORES:
                 if name in model_outputs:
                     value = model_outputs[name][0][index]
                     record[name] = value if value.dim() else float(value)
             record |= forced_records(self.tokenizer, model_outputs, index, self.prefix)
             records.append(record)
-        return records
+        return with_minimum_risk(records, texts) if mbr else records
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
@@ -401,49 +414,8 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         return self.tokenizer(text, **kwargs)
 
 
-class TranslationRegistry(PipelineRegistry):
-    """transformers' registry, plus `translation_xx_to_yy` for any two languages."""
-
-    def check_task(self, task: str) -> tuple[str, dict, Any]:
-        pair = LANGUAGE_PAIR.fullmatch(task)
-        if pair is None:
-            return super().check_task(task)
-        _, entry, _ = super().check_task("translation")
-        return "translation", entry, pair.groups()
-
-
-# transformers 4's defaults for a pipeline without a model.
-T5 = {"model": ("google-t5/t5-base", "a9723ea")}
-DISTILBART = {"model": ("sshleifer/distilbart-cnn-12-6", "a4f8f3e")}
-TASKS: dict[str, tuple[type[Text2TextGenerationPipeline], dict]] = {
-    "translation": (TranslationPipeline, dict.fromkeys([("en", "fr"), ("en", "de"), ("en", "ro")], T5)),
-    "summarization": (SummarizationPipeline, DISTILBART),
-    "text2text-generation": (Text2TextGenerationPipeline, T5),
-}
-
-# An entry of config.json: a saved folder brings its own pipelines, for trust_remote_code.
-CUSTOM_PIPELINES = {
-    task: {"impl": f"pipelines.{pipeline_class.__name__}", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
-    for task, (pipeline_class, _) in TASKS.items()
-}
-
-
-def register_pipelines() -> None:
-    """Adds the tasks of this file to `transformers.pipeline`. A second call changes nothing."""
-    for task, (pipeline_class, default) in TASKS.items():
-        getattr(stock_pipelines, "REMOVED_TASKS", {}).pop(task, None)  # not in transformers 5.17
-        PIPELINE_REGISTRY.supported_tasks[task] = {
-            "impl": pipeline_class,
-            "pt": (AutoModelForSeq2SeqLM,),
-            "default": default,
-            "type": "text",
-        }
-    PIPELINE_REGISTRY.__class__ = TranslationRegistry
-
-
 __all__ = [
     "SummarizationPipeline",
     "Text2TextGenerationPipeline",
     "TranslationPipeline",
-    "register_pipelines",
 ]

@@ -6,6 +6,7 @@
 The search may so run at full speed. The pass costs little, because it computes all tokens at once.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ def sequence_scores(
     inputs: Mapping[str, torch.Tensor],
     sequences: torch.Tensor,
     prompt_length: int = 1,
+    ensemble: Sequence[Any] = (),
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Scores outputs of an encoder-decoder model, by the model's own probabilities.
@@ -49,6 +51,7 @@ def sequence_scores(
         inputs: `input_ids` and `attention_mask` of the texts, `(texts, length)`.
         sequences: ids as `generate` returns them, `(texts * outputs of each text, length)`.
         prompt_length: the first tokens, which get no score: the start token, or the caller's prompt.
+        ensemble: other models with the same vocabulary, as for `generate`.
         settings: `length_penalty_type`, `length_penalty`, `coverage_penalty`; by default those of
             `model.generation_config`.
 
@@ -62,7 +65,7 @@ def sequence_scores(
         ['log_probability', 'score', 'token_log_probabilities']
     """
     settings = model.generation_config.to_dict() | settings
-    forced = force(model, inputs, sequences, prompt_length, layers_for(settings))
+    forced = force(model, inputs, sequences, prompt_length, layers_for(settings), ensemble)
     score = scores_of(forced, settings, inputs.get("attention_mask"), prompt_length)
     return [
         {
@@ -107,8 +110,22 @@ def force(
     sequences: torch.Tensor,
     prompt_length: int = 1,
     layers: Sequence[int] = (),
+    ensemble: Sequence[Any] = (),
 ) -> Forced:
-    """Runs the model over given outputs, a few at a time, and keeps the attention of these layers."""
+    """Runs the model over given outputs, a few at a time, and keeps the attention of these layers.
+
+    With an ensemble, probabilities and the attention of the last layer (-1) are the mean over all models.
+    """
+    if ensemble:
+        shared = [layer for layer in layers if layer == -1]
+        first = force(model, inputs, sequences, prompt_length, layers)
+        others = [force(each, inputs, sequences, prompt_length, shared) for each in ensemble]
+        log_probs = mean_of_probabilities([first.log_probs, *(each.log_probs for each in others)])
+        means = {
+            layer: torch.stack([each.attention[layer] for each in (first, *others)]).mean(0)
+            for layer in shared
+        }
+        return Forced(log_probs.clamp(max=0), first.lengths, first.attention | means)
     mask, outputs = inputs.get("attention_mask"), len(sequences) // len(inputs["input_ids"])
     memory = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
     texts = torch.arange(len(memory), device=memory.device).repeat_interleave(outputs)
@@ -134,6 +151,11 @@ def force(
     real = torch.arange(sequences.shape[1] - prompt_length, device=memory.device) < lengths[:, None]
     weights = {layer: torch.cat(parts) for layer, parts in attention.items()}
     return Forced(torch.cat(log_probs).where(real, 0.0), lengths, weights)
+
+
+def mean_of_probabilities(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The logarithm of the mean of probabilities, from tensors of log-probabilities of one shape."""
+    return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))
 
 
 def output_lengths(model: Any, sequences: torch.Tensor, prompt_length: int = 1) -> torch.Tensor:

@@ -64,7 +64,7 @@ def test_equals_the_plain_search(drop_done, paper, groups, penalty, alpha):
     for sentence, limit in enumerate(limits.tolist()):
 
         def predict(prefixes, sentence=sentence):
-            return log_probs[sentence, prefixes.shape[1] - 1, prefixes[:, -1]], torch.zeros(len(prefixes), 1)
+            return log_probs[sentence, prefixes.shape[1] - 1, prefixes[:, -1]], torch.ones(len(prefixes), 1)
 
         expected = plain_diverse_search(predict, 6, limit, alpha, groups, penalty, paper)
         scores = torch.tensor([score for score, _ in expected])

@@ -13,7 +13,15 @@ def words(sequence: torch.Tensor) -> tuple[int, ...]:
 
 
 def plain_search(
-    predict: Callable, beams: int, limit: int, returned: int, alpha: float, beta: float = 0.0
+    predict: Callable,
+    beams: int,
+    limit: int,
+    returned: int,
+    alpha: float,
+    beta: float = 0.0,
+    start: int = START,
+    pad: int = PAD,
+    end: int = END,
 ) -> list[tuple[float, tuple[int, ...]]]:
     """Searches for one sentence, on lists and up to the limit: scores and tokens, best first.
 
@@ -22,20 +30,20 @@ def plain_search(
     """
     live, finished = [(0.0, (), 0.0)], []
     for length in range(1, limit + 1):
-        log_probs, attention = predict(torch.tensor([[START, *output] for _, output, _ in live]))
+        log_probs, attention = predict(torch.tensor([[start, *output] for _, output, _ in live]))
         candidates = [
             (log_p + log_probs[row, token].item(), (*output, token), received + attention[row])
             for row, (log_p, output, received) in enumerate(live)
             for token in range(log_probs.shape[1])
-            if token != PAD and (token == END or length < limit)
+            if token != pad and (token == end or length < limit)
         ]
         candidates = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beams]
-        live = [candidate for candidate in candidates if candidate[1][-1] != END][:beams]
+        live = [candidate for candidate in candidates if candidate[1][-1] != end][:beams]
         penalty = ((5 + length) / 6) ** alpha
         finished += [
             (log_p / penalty + beta * received.clamp(max=1).log().sum().item(), output)
             for log_p, output, received in candidates
-            if output[-1] == END
+            if output[-1] == end
         ]
     return sorted(finished, reverse=True)[:returned]
 

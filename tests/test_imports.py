@@ -20,7 +20,7 @@ ORDER = [
     ["searches", "alignments"],
     ["minimum_bayes_risk", "plain_steps", "shortcuts"],
     ["pipeline_batches", "search_loop", "ensembles"],
-    ["generation", "pipelines"],  # the heads use both
+    ["generation", "hub_generate", "pipelines"],  # the heads use both
     ["pipeline_registry"],
     ["modeling_vanilla_transformer"],
     [
@@ -30,7 +30,7 @@ ORDER = [
         "tokenization_toolkit",
         "tokenization_vanilla_transformer",
     ],
-    ["metrics", "visualization", "interop", "model_card"],
+    ["metrics", "visualization", "interop", "model_card", "custom_generate"],
     ["training", "documents"],
     ["tasks"],
     ["cli"],

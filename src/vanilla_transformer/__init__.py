@@ -91,11 +91,13 @@ LAZY = {
     "average_checkpoints": "training",
     "load_corpus": "corpora",
     "load_metric": "metrics",
+    "write_custom_generate": "custom_generate",
     "write_model_card": "model_card",
 }
 
 if TYPE_CHECKING:
     from .corpora import load_corpus
+    from .custom_generate import write_custom_generate
     from .metrics import load_metric
     from .model_card import write_model_card
     from .training import (
@@ -157,5 +159,6 @@ __all__ = [
     "sequence_scores",
     "split_words",
     "word_alignments",
+    "write_custom_generate",
     "write_model_card",
 ]

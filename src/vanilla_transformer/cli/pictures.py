@@ -92,14 +92,15 @@ def plot(
     elif what == "embeddings":
         figure = pictures.plot_embeddings(load(model), load_tokenizer(model))
     else:
-        texts: Any = load(model), load_tokenizer(model), source, target
+        assert source is not None
+        loaded, tokenizer = load(model), load_tokenizer(model)
         if what == "page":
-            output.write_text(pictures.attention_page(*texts), encoding="utf-8")
+            output.write_text(pictures.attention_page(loaded, tokenizer, source, target), encoding="utf-8")
             return
         if what == "alignment":
-            figure = pictures.plot_alignment(*texts)
+            figure = pictures.plot_alignment(loaded, tokenizer, source, target)
         else:
-            figure = pictures.plot_attention(*texts, layer=layer, head=head, kind=attention)
+            figure = pictures.plot_attention(loaded, tokenizer, source, target, layer, head, attention)
     figure.savefig(output)
 
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, pipeline
+from transformers import PreTrainedTokenizerBase, pipeline
 
 from .seq2seq import Seq2SeqArguments
 from .text_scores import bleu_tokenization
@@ -42,7 +42,7 @@ def optional(draw: Callable[Drawing, None]) -> Callable[Drawing, None]:
 
 @optional
 def draw_texts(
-    trainer: Trainer,
+    trainer: Any,
     split: Dataset,
     predictions: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
@@ -72,7 +72,7 @@ def draw_texts(
 
 @optional
 def draw_language_model(
-    trainer: Trainer, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path, objective: str
+    trainer: Any, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path, objective: str
 ) -> None:
     """Draw attention.png, of the opening of a text."""
     from ..visualization import plot_attention
@@ -102,7 +102,7 @@ def draw_classes(report: dict, logits: Any, labels: np.ndarray, folder: Path) ->
 
 
 @optional
-def draw_image_attention(trainer: Trainer, images: Any, folder: Path) -> None:
+def draw_image_attention(trainer: Any, images: Any, folder: Path) -> None:
     """Draw image_attention.png, of the first images.
 
     Args:
@@ -123,7 +123,7 @@ def draw_image_attention(trainer: Trainer, images: Any, folder: Path) -> None:
 
 
 @optional
-def draw_detections(trainer: Trainer, images: Any, folder: Path) -> None:
+def draw_detections(trainer: Any, images: Any, folder: Path) -> None:
     """Draw detections.png and query_attention.png, of the first image with objects.
 
     Args:
@@ -141,7 +141,7 @@ def draw_detections(trainer: Trainer, images: Any, folder: Path) -> None:
     plot_query_attention(model, processor, image, threshold=LIKELY).savefig(folder / "query_attention.png")
 
 
-def is_whole(trainer: Trainer) -> bool:
+def is_whole(trainer: Any) -> bool:
     """Whether this process has all weights: if they are sharded, one process alone waits for ever."""
     return not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 

@@ -32,7 +32,8 @@ FILLS = {
     "head": "#CBE8DA",
 }
 WIDTH, GAP, MARGIN = 3.1, 0.24, 0.75  # of a block, between blocks, beside a column; all in inches
-LINE, ARROW = {"color": "black", "linewidth": 1.1}, {"arrowstyle": "-|>", "color": "black", "linewidth": 1.1}
+LINE: dict[str, Any] = {"color": "black", "linewidth": 1.1}
+ARROW = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.1}
 
 
 @dataclass

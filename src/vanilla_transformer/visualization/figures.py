@@ -25,10 +25,9 @@ with extra("plot"):
 
 Drawing = ParamSpec("Drawing")
 
-# Okabe and Ito's colours, without the yellow that white paper hides; lines also differ in dashes and markers.
+# Okabe and Ito's colours, without the yellow that white paper hides; lines also differ in dashes.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
-MARKERS = "os^Dv*X"
 # Both rise in lightness without a turn, so they also order values in grey.
 WEIGHTS, SIGNED = "Blues", "cividis"
 VEIL = LinearSegmentedColormap.from_list("veil", ["#08306b00", "#08306bff"])  # over an image
@@ -39,7 +38,7 @@ FALLBACKS = (
     *("Microsoft YaHei", "MS Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
     *("Noto Sans Devanagari", "Nirmala UI", "Noto Sans Thai", "Noto Sans Arabic", "Arial Unicode MS"),
 )
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # names of rcParams
     "font.family": [
         "DejaVu Sans",
         *(name for name in FALLBACKS if name in fontManager.get_font_names()),
@@ -66,7 +65,7 @@ class Picture(Figure):
         with matplotlib.rc_context(STYLE):
             super().draw(renderer)
 
-    def savefig(self, fname: Any, **options: Any) -> None:  # type: ignore[override]
+    def savefig(self, fname: Any, **options: Any) -> None:
         """Saves PNG, SVG or PDF; warns once if no font of this machine has a character."""
         suffix = os.path.splitext(fname)[1] if isinstance(fname, str | os.PathLike) else ""
         kind = str(options.get("format") or suffix.lstrip(".") or "png").lower()
@@ -153,8 +152,8 @@ def label_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], size: t
     axes.tick_params(length=0, labelsize=font)
     upright = size[0] / max(1, len(columns)) < SLANTED_FROM
     for label in axes.get_xticklabels():
-        label.set(rotation=90 if upright else 45, rotation_mode="anchor", ha="left")
-        label.set_va("center" if upright else "baseline")
+        angle, vertical = (90, "center") if upright else (45, "baseline")
+        label.set(rotation=angle, rotation_mode="anchor", ha="left", va=vertical)
 
 
 def heat_map(axes: Axes, weights: Any, most: float | None = None) -> Any:
@@ -171,7 +170,7 @@ def heat_map(axes: Axes, weights: Any, most: float | None = None) -> Any:
 
 def color_bar(figure: Picture, image: Any, axes: Any, label: str, **options: Any) -> None:
     bar = figure.colorbar(image, ax=axes, label=label, **{"fraction": 0.04, "pad": 0.02, **options})
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
 
 
@@ -207,6 +206,3 @@ def place_labels(
                 break
         else:
             text.remove()
-
-
-__all__ = ["Axes", "Picture", "Rectangle"]

@@ -281,8 +281,9 @@ def _best_queries(
     size = torch.tensor([image.width, image.height] * 2)
     center, sides = outputs.pred_boxes[0, best].float().cpu().split(2, dim=-1)
     boxes = torch.cat((center - sides / 2, center + sides / 2), dim=-1).clamp(0, 1) * size
+    names: Any = model.config.id2label
     found = [
-        {"label": model.config.id2label[int(labels[query])], "score": float(scores[query])}
+        {"label": names[int(labels[query])], "score": float(scores[query])}
         | {"box": dict(zip(SIDES, box.tolist()))}
         for query, box in zip(best, boxes)
     ]

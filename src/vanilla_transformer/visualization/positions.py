@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..embeddings import LearnedGrid, LearnedPositions, SinusoidalGrid, sinusoids, sinusoids_2d
 from ..extras import extra
-from .figures import COLORS, SIGNED, Picture, color_bar, line_style, new_figure, place_labels, styled
+from .figures import COLORS, SIGNED, Picture, color_bar, line_style, new_figure, place_labels, shorten, styled
 from .weights import pieces
 
 WAVES = 4  # columns that are drawn as curves
@@ -123,7 +123,8 @@ def plot_embeddings(
 
     if method not in ("pca", "tsne"):
         raise ValueError(f"method={method!r} does not exist: choose pca or tsne")
-    table = model.get_input_embeddings().weight.detach().float().cpu()
+    embedding: Any = model.get_input_embeddings()
+    table = embedding.weight.detach().float().cpu()
     if words is None:
         chosen = dict(list(_frequent_words(tokenizer).items())[:most])
     else:
@@ -131,12 +132,12 @@ def plot_embeddings(
     if len(chosen) < 3:
         raise ValueError(f"{len(chosen)} words are too few for a plane: give at least 3")
     vectors = torch.stack([table[ids].mean(0) for ids in chosen.values()])
-    vectors = torch.nn.functional.normalize(vectors, dim=-1).numpy()
+    directions = torch.nn.functional.normalize(vectors, dim=-1).numpy()
     if method == "pca":
-        points = PCA(2).fit_transform(vectors)
+        points = PCA(2).fit_transform(directions)
     else:
         near = min(30.0, (len(chosen) - 1) / 3)
-        points = TSNE(2, perplexity=near, init="pca", random_state=seed).fit_transform(vectors)
+        points = TSNE(2, perplexity=near, init="pca", random_state=seed).fit_transform(directions)
     return _named_points(points, list(chosen), {"pca": "principal component", "tsne": "t-SNE"}[method])
 
 
@@ -156,14 +157,14 @@ def _named_points(points: np.ndarray, names: list[str], axis: str) -> Picture:
     side = float(np.clip(0.75 * len(names) ** 0.5, 5.0, 14.0))
     figure = new_figure(1.25 * side, side)
     axes = figure.subplots()
-    axes.scatter(*points.T, s=14, color=COLORS[0], zorder=1)
+    axes.scatter(points[:, 0], points[:, 1], s=14, color=COLORS[0], zorder=1)
     axes.set(xticks=[], yticks=[], xlabel=f"{axis} 1", ylabel=f"{axis} 2", title="Embeddings of words")
     axes.margins(0.08)
     figure.draw_without_rendering()  # the layout is final
     figure.set_layout_engine("none")
     pixels, gap = axes.transData.transform(points), figure.dpi / 18
-    texts = [axes.text(0, 0, name, fontsize=9, zorder=2) for name in names]
-    directions = [(1, 0, "left", "center"), (-1, 0, "right", "center")]
+    texts = [axes.text(0, 0, shorten(name), fontsize=9, zorder=2) for name in names]
+    directions: list[tuple[float, float, str, str]] = [(1, 0, "left", "center"), (-1, 0, "right", "center")]
     directions += [(0, 1, "center", "bottom"), (0, -1, "center", "top")]
     directions += [(0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top")]
     directions += [(-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top")]

@@ -60,7 +60,7 @@ def plot_length_against_bleu(
     numbers = np.searchsorted(edges, lengths, side="right") - 1
     bleu, scores, names = BLEU(tokenize=tokenize, lowercase=lowercase), [], []
     for number in range(len(edges)):
-        (chosen,) = np.nonzero(numbers == number)
+        chosen = np.flatnonzero(numbers == number).tolist()
         texts = [outputs[index] for index in chosen], [references[index] for index in chosen]
         scores.append(bleu.corpus_score(texts[0], [texts[1]]).score)
         low, high = lengths[chosen].min(), lengths[chosen].max()

@@ -21,7 +21,7 @@ from ..modeling_vanilla_transformer import (
 from ..modeling_vanilla_transformer_detection import VanillaTransformerForObjectDetection
 from ..modeling_vanilla_transformer_encoder import VanillaTransformerForMaskedLM
 from ..modeling_vanilla_transformer_vision import VanillaTransformerForImageClassification
-from .figures import Axes, Picture, Rectangle, new_figure, styled
+from .figures import Axes, Picture, draw_box, new_figure, styled
 
 # Light, so that black text is readable in colour and in grey.
 FILLS = {
@@ -290,10 +290,8 @@ def _draw_stack(axes: Axes, stack: Stack, x: float, side: int, pre_norm: bool) -
         axes.plot((x, outer, outer), (start, start, y - add.height / 2), **LINE)
         _arrow(axes, (outer, y - add.height / 2), (x + side * WIDTH / 2, y - add.height / 2))
     top = y + GAP / 2
-    frame = Rectangle(
-        (x - WIDTH / 2 - 0.3, bottom), WIDTH + 0.6, top - bottom, fill=False, edgecolor="0.4", linestyle="--"
-    )
-    axes.add_patch(frame)
+    frame = x - WIDTH / 2 - 0.3, top, x + WIDTH / 2 + 0.3, bottom
+    draw_box(axes, frame, fill=False, edgecolor="0.4", linestyle="--")
     axes.text(
         x + side * (WIDTH / 2 + 0.35),
         (bottom + top) / 2,
@@ -312,8 +310,8 @@ def _draw_block(axes: Axes, block: Block, x: float, y: float, arrow: bool = True
     if arrow:
         y = _draw_arrow(axes, x, y, gap)
     if block.kind:
-        fill = FILLS[block.kind]
-        axes.add_patch(Rectangle((x - WIDTH / 2, y), WIDTH, block.height, facecolor=fill, edgecolor="black"))
+        box = x - WIDTH / 2, y + block.height, x + WIDTH / 2, y
+        draw_box(axes, box, facecolor=FILLS[block.kind], edgecolor="black")
     middle = y + block.height / 2
     first = middle + (0.095 if block.detail else 0)
     axes.text(x, first, block.text, ha="center", va="center", fontsize=10 if block.kind else 9)

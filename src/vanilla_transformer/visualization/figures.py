@@ -117,6 +117,12 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": COLORS[number % len(COLORS)], "linestyle": DASHES[number % len(DASHES)]}
 
 
+def draw_box(axes: Axes, corners: Sequence[float], **style: Any) -> None:
+    """Draws a rectangle with these sides: left, top, right, bottom, in the units of the axes."""
+    left, top, right, bottom = corners
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+
+
 def outlined(width: float) -> list[Any]:
     """Returns the effects that draw a line over a wider white one."""
     return [Stroke(linewidth=width, foreground="white"), Normal()]

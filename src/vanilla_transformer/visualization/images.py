@@ -17,8 +17,8 @@ from .figures import (
     DASHES,
     VEIL,
     Picture,
-    Rectangle,
     color_bar,
+    draw_box,
     new_figure,
     outlined,
     place_labels,
@@ -151,32 +151,34 @@ def _draw_boxes(axes: Any, image: Image.Image, objects: Sequence[Mapping[str, An
     for found in sorted(objects, key=lambda found: -found.get("score", 0)):
         number = names.index(found["label"])
         color = COLORS[number % len(COLORS)]
-        corners = [found["box"][side] - 0.5 for side in SIDES]
-        axes.add_patch(_box(corners, color, DASHES[number // len(COLORS) % len(DASHES)]))
+        _outline(axes, found, color, DASHES[number // len(COLORS) % len(DASHES)])
         score = f" {found['score']:.2f}" if "score" in found else ""
         background = {"facecolor": color, "edgecolor": "white", "pad": 1.5, "linewidth": 0.5}
         text = axes.text(0, 0, shorten(found["label"]) + score, fontsize=10, color="white", bbox=background)
         if color in LIGHT:
             text.set_color("black")
         texts.append(text)
-        places.append(_places_at_box(axes, corners))
+        places.append(_places_at_box(axes, found))
     place_labels(axes, texts, places)
 
 
 LIGHT = ("#56B4E9", "#E69F00", "#CC79A7")  # colours on which black is easier to read
 
 
-def _box(corners: Sequence[float], color: str, dashes: Any = "-", width: float = 2.0) -> Rectangle:
-    """A rectangle with a white edge around its line, which shows on any image."""
-    left, top, right, bottom = corners
-    box = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=width)
-    box.set_linestyle(dashes)
-    box.set_path_effects(outlined(width + 2))
-    return box
+def _outline(axes: Any, one: Mapping[str, Any], color: str, dashes: Any = "-", width: float = 2.0) -> None:
+    """Draws the box of an object, with white edges, which show on any image."""
+    style = {"edgecolor": color, "linestyle": dashes, "linewidth": width}
+    draw_box(axes, _corners(one), fill=False, path_effects=outlined(width + 2), **style)
 
 
-def _places_at_box(axes: Any, corners: Sequence[float]) -> list[tuple[float, float, str, str]]:
+def _corners(one: Mapping[str, Any]) -> list[float]:
+    """The sides of the box of an object, where the center of the first pixel is 0."""
+    return [one["box"][side] - 0.5 for side in SIDES]
+
+
+def _places_at_box(axes: Any, one: Mapping[str, Any]) -> list[tuple[float, float, str, str]]:
     """Where the label of a box can be: outside its corners, inside them, then along its sides."""
+    corners = _corners(one)
     (left, top), (right, bottom) = axes.transData.transform([corners[:2], corners[2:]])
     gap = axes.get_figure(root=True).dpi / 24
     outside = [(left, top + gap, "left", "bottom"), (right, top + gap, "right", "bottom")]
@@ -229,21 +231,20 @@ def plot_query_attention(
         axes.remove()
     for number, (axes, one, weights) in enumerate(zip(panels[1:], found, maps), start=1):
         drawn = _overlay(axes, image, weights, highest, cell)
-        axes.add_patch(_box([one["box"][side] - 0.5 for side in SIDES], "black", width=1.5))
+        _outline(axes, one, "black", width=1.5)
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{number}: {shorten(one['label'], 14)} {one['score']:.2f}", fontsize=10)
     panels[0].set_title("image", fontsize=10)
     panels[0].imshow(image, interpolation="none")
     panels[0].set_axis_off()
     for one in found:
-        panels[0].add_patch(_box([one["box"][side] - 0.5 for side in SIDES], "black", width=1.5))
+        _outline(panels[0], one, "black", width=1.5)
     if len(found):
         color_bar(figure, drawn, list(figure.axes), "attention weight")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     texts = [_number(panels[0], str(number)) for number in range(1, 1 + len(found))]
-    corners = [[one["box"][side] - 0.5 for side in SIDES] for one in found]
-    place_labels(panels[0], texts, [_places_at_box(panels[0], box) for box in corners])
+    place_labels(panels[0], texts, [_places_at_box(panels[0], one) for one in found])
     return figure
 
 

@@ -137,7 +137,7 @@ def main() -> int:
     counts: Counter[str] = Counter()
     for page in pages_of(args.pages):
         with tempfile.TemporaryDirectory() as folder:
-            if any(block.kind in ("python", "command") for block in blocks_of(page)):
+            if any(block.kind in args.kinds and block.kind != "code" for block in blocks_of(page)):
                 make_sandbox(Path(folder))
             os.chdir(folder)
             for row in Page(page, args.kinds, args.write).rows():

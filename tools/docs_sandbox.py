@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 from pages import ROOT
 from PIL import Image
 
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 PROGRAMS = os.environ["PATH"]
 ROWS = 60
 CORPUS = ROOT / "src" / "vanilla_transformer" / "corpora" / "bible_en_es" / "validation.parquet"

@@ -52,7 +52,9 @@ def make_programs(venv: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
-    rows = parquet.read_table(CORPUS).slice(0, ROWS)
+    rows = parquet.read_table(CORPUS)
+    short = [index for index, text in enumerate(rows["en"].to_pylist()) if len(text) < 90]
+    rows = rows.take(short[:ROWS])
     english, other = rows["en"].to_pylist(), rows["es"].to_pylist()
     labels = ["positive" if index % 2 else "negative" for index in range(ROWS)]
     pairs = list(zip(english, other, labels))

@@ -21,7 +21,7 @@ from vanilla_transformer.noam import noam_rate
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "encoder_layers": 2}
 TEXT = SIZES | {"decoder_layers": 2, "vocab_size": 320}
-LONG = " ".join(["Jehová", "dió", "á", "su", "hijo", "Donaudampfschifffahrtsgesellschaft", "語", "$x$"] * 12)
+LONG = " ".join(["Jehová", "dió", "á", "su", "hijo", "Donaudampfschifffahrtsgesellschaft", "語", "$x$"] * 6)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_texts_that_do_not_match_are_an_error():
             pictures.plot_length_against_bleu(*texts)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 15, 16, 100, 1000])
+@pytest.mark.parametrize("classes", [2, 3, 15, 16, 300])
 def test_confusion_matrix_is_legible(classes):
     counts = np.random.default_rng(0).integers(0, 100_000, (classes, classes))
     names = [f"class {number} of a long name" for number in range(classes)]

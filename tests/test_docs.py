@@ -1,9 +1,11 @@
 """The documentation: its code and outputs are true, its links lead somewhere, its commands name files."""
 
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.version import Version
@@ -11,6 +13,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import site_hooks  # noqa: E402
 from check_docs import Page  # noqa: E402
 from pages import names_in, same_output  # noqa: E402
 
@@ -100,3 +103,28 @@ def test_the_oldest_constraints_are_the_lower_bounds():
     for name, bound in bounds:
         release = Version(bound).release
         assert pins[name].release[: len(release)] == release, name
+
+
+def test_links_out_of_the_docs_lead_to_the_repository(caplog):
+    page = SimpleNamespace(file=SimpleNamespace(abs_src_path=ROOT / "docs" / "a.md", src_path="a.md"))
+    config = SimpleNamespace(repo_url="https://forge/project/")
+    text = "[b](b.md) [code](../src/vanilla_transformer/layers.py#x) [all](../src) [no](../no.py)\n"
+    shown = site_hooks.on_page_markdown(
+        f"{text}```python no-run\nf[0](../src)\n```\n", page=page, config=config, files=None
+    )
+    forge = "https://forge/project/{}/main/src"
+    assert f"[b](b.md) [code]({forge.format('blob')}/vanilla_transformer/layers.py#x)" in shown
+    assert f"[all]({forge.format('tree')})" in shown and shown.endswith("```python\nf[0](../src)\n```\n")
+    assert [record.message for record in caplog.records] == ["a.md links to no.py, which does not exist"]
+
+
+def test_formulas_become_mathml():
+    shown = site_hooks.on_page_content(r'<p><span class="arithmatex">\(a &lt; \sqrt{d_k}\)</span></p>')
+    assert "<math" in shown and "<msqrt>" in shown and "&#x0003C;" in shown and "arithmatex" not in shown
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Links between pages, their headings, the navigation and the names of the reference are right."""
+    site = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path]
+    done = subprocess.run(site, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

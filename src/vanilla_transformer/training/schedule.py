@@ -25,6 +25,7 @@ def get_noam_schedule(
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
         >>> schedule = get_noam_schedule(optimizer, d_model=512, warmup_steps=4000)
+        >>> optimizer.step()
         >>> schedule.step()  # after each update
     """
     for name, value in {"d_model": d_model, "warmup_steps": warmup_steps, "factor": factor}.items():

@@ -16,7 +16,6 @@ import pyarrow.parquet as parquet
 from pages import ROOT
 from PIL import Image
 
-os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 PROGRAMS = os.environ["PATH"]
 ROWS = 60
 CORPUS = ROOT / "src" / "vanilla_transformer" / "corpora" / "bible_en_es" / "validation.parquet"
@@ -29,6 +28,7 @@ HUB = (
 
 def make_sandbox(folder: Path) -> None:
     """Fill a folder, and set the environment for commands that run in it."""
+    os.environ["TQDM_DISABLE"] = "1"  # no progress bars
     for entry in ROOT.iterdir():
         if entry.name not in (".git", ".venv", "outputs", "site"):
             (folder / entry.name).symlink_to(entry)

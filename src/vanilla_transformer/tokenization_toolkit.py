@@ -103,7 +103,8 @@ class Cutter:
             if self.normalize:
                 text = self.program("punctuation").normalize(text)
             text = self.program("tokenizer").tokenize(text, return_str=True)
-        text = (text.lower() if self.lowercase else text).strip()
+        text = text.lower() if self.lowercase else text
+        text = text.rstrip() if self.how == "characters" else text.strip()
         if self.how == "sentencepiece":
             return self.program("sentencepiece").encode(text, out_type=str)
         if self.how == "subword-nmt":

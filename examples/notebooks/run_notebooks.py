@@ -40,9 +40,16 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return the notebook as it is committed: without messages, and without what differs between machines."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            outputs = (output for output in cell.outputs if output.get("name") != "stderr")
+            cell.outputs = [output for output in outputs if not is_table_of_scores(output)]
     notebook.metadata.language_info = {"name": "python"}
     return notebook
+
+
+def is_table_of_scores(output: nbformat.NotebookNode) -> bool:
+    """Whether this is a table that transformers draws of an evaluation, not the one of a training."""
+    html = output.get("data", {}).get("text/html")
+    return html is not None and not ("<progress" in html and "<td>" in html)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ tags:
 # The beam search of "Attention Is All You Need"
 
 The search of [vanilla-transformer]({repository})
-for every encoder-decoder of transformers 5, such as T5, BART, Marian (OPUS-MT), M2M100 and NLLB. transformers itself
-has no length penalty of Wu et al. 2016 and no length limit for each sentence. Forced words and diverse beam search
-left it with version 5.
+for every encoder-decoder of transformers 5, such as T5, BART, Marian (OPUS-MT), M2M100 and NLLB. It adds the
+length penalty of Wu et al. 2016 and a length limit for each sentence. It brings back forced words and diverse
+beam search, which transformers 5 removed.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -58,15 +58,16 @@ def encoded(model: Any, source: torch.Tensor, mask: torch.Tensor | None, rows: i
     def run(ids: torch.Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
         return {**arguments, "memory": model.get_encoder()(input_ids=ids, **arguments).last_hidden_state}
 
-    memory = without_padding(run, source, {"attention_mask": None if mask is None else mask[::width]})[
-        "memory"
-    ]
+    mask = None if mask is None else mask[::width]
+    memory = without_padding(run, source, {"attention_mask": mask})["memory"]
     return BaseModelOutput(last_hidden_state=memory.repeat_interleave(width, 0))
 
 
 def check_ensemble(model: Any, settings: Settings, inputs: dict[str, Any]) -> None:
     """Raises ValueError for models that cannot generate together, and for calls that serve one model only."""
     members = settings.ensemble
+    if members is None:
+        return
     if not isinstance(members, Sequence) or not all(
         hasattr(each, "prepare_for_decoding") for each in members
     ):
@@ -78,7 +79,13 @@ def check_ensemble(model: Any, settings: Settings, inputs: dict[str, Any]) -> No
         name = f"ensemble: the model {index} ({member.name_or_path or type(member).__name__})"
         if not member.config.is_encoder_decoder:
             raise ValueError(f"{name} is no encoder-decoder model")
-        for field in ("vocab_size", "decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        for field in (
+            "vocab_size",
+            "output_vocab_size",
+            "decoder_start_token_id",
+            "pad_token_id",
+            "eos_token_id",
+        ):
             own, first = getattr(member.config, field), getattr(model.config, field)
             if own != first:
                 raise ValueError(f"{name} has another vocabulary: its {field} is {own}, not {first}")
@@ -115,7 +122,10 @@ def load_ensemble(model: Any, tokenizer: Any, folders: Sequence[Any]) -> list[An
 
 def check_folder(model: Any, tokenizer: Any, folder: str) -> None:
     """Raises ValueError if the model in a folder cannot generate together with this one."""
-    kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    try:
+        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    except OSError as error:
+        raise OSError(f"ensemble: {folder} is neither a folder of a model nor on the Hub: {error}") from None
     if kind != model.config.model_type:
         raise ValueError(f"ensemble: {folder} holds a model of type {kind}, not {model.config.model_type}")
     own, first = type(tokenizer).from_pretrained(folder).get_vocab(), tokenizer.get_vocab()

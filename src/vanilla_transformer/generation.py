@@ -89,8 +89,7 @@ class PaperGenerationMixin(GenerationMixin):
         for name in (*SETTINGS, *GROUPS):
             setattr(generation_config, name, arguments.get(name, getattr(generation_config, name, None)))
         self._check_settings(generation_config)
-        if generation_config.ensemble:
-            check_ensemble(self, generation_config, model_kwargs)
+        check_ensemble(self, generation_config, model_kwargs)
         take_groups(generation_config)
         return generation_config, model_kwargs
 

@@ -120,12 +120,12 @@ def force(
         shared = [layer for layer in layers if layer == -1]
         first = force(model, inputs, sequences, prompt_length, layers)
         others = [force(each, inputs, sequences, prompt_length, shared) for each in ensemble]
-        log_probs = mean_of_probabilities([first.log_probs, *(each.log_probs for each in others)])
+        mean = mean_of_probabilities([first.log_probs, *(each.log_probs for each in others)])
         means = {
             layer: torch.stack([each.attention[layer] for each in (first, *others)]).mean(0)
             for layer in shared
         }
-        return Forced(log_probs.clamp(max=0), first.lengths, first.attention | means)
+        return Forced(mean.clamp(max=0), first.lengths, first.attention | means)
     mask, outputs = inputs.get("attention_mask"), len(sequences) // len(inputs["input_ids"])
     memory = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
     texts = torch.arange(len(memory), device=memory.device).repeat_interleave(outputs)

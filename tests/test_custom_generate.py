@@ -1,8 +1,11 @@
 """The search as a `custom_generate` folder: for models of transformers, and without this package."""
 
+import threading
+
 import clean_process
 import pytest
 import torch
+from loopback_hub import Hub
 from plain_beam_search import plain_search
 from tiny_marian import write_marian
 from tiny_translators import TEXTS, marian
@@ -194,30 +197,57 @@ def test_it_needs_trust(models, folder):
 
 IN_A_CLEAN_PROCESS = """
 import json
-import torch, transformers
+import huggingface_hub, torch, transformers
 
-folder, root, families = sys.argv[1], sys.argv[2], sys.argv[3].split()
-search = {"custom_generate": folder, "trust_remote_code": True, "max_new_tokens": 9}
+name, folder, root, families = *sys.argv[1:4], sys.argv[4].split()
+huggingface_hub.create_repo(name)
+huggingface_hub.upload_folder(folder_path=folder, repo_id=name)
+common = {"trust_remote_code": True, "max_new_tokens": 9}
 diverse = {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.7, "num_return_sequences": 6}
 report = {}
 for family in families:
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(f"{root}/{family}").eval()
     batch = torch.load(f"{root}/{family}.pt")
-    report[family] = [model.generate(**batch, **search, **more).tolist() for more in ({}, diverse)]
+    report[family] = [
+        model.generate(**batch, custom_generate=where, **common, **more).tolist()
+        for where in (folder, name)
+        for more in ({}, diverse)
+    ]
 assert "vanilla_transformer" not in sys.modules
 print("\\n" + json.dumps(report))
 """
 
 
-def test_it_works_where_this_package_is_not_installed(models, folder, tmp_path):
+@pytest.fixture
+def hub():
+    hub = Hub()
+    thread = threading.Thread(target=hub.serve_forever)
+    thread.start()
+    yield hub
+    hub.shutdown()
+    hub.server_close()
+    thread.join()
+
+
+def test_it_works_where_this_package_is_not_installed(models, folder, hub, tmp_path):
+    """From the folder, and from a repository of the Hub."""
     expected = {}
     for family, model in models.items():
         model.save_pretrained(tmp_path / family)
         torch.save(batch(model), tmp_path / f"{family}.pt")
         again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / family).eval()
-        expected[family] = [custom(again, folder, **more).tolist() for more in ({}, DIVERSE)]
-    found = clean_process.run(IN_A_CLEAN_PROCESS, tmp_path, folder, tmp_path, " ".join(FAMILIES))
+        expected[family] = 2 * [custom(again, folder, **more).tolist() for more in ({}, DIVERSE)]
+    found = clean_process.run(
+        IN_A_CLEAN_PROCESS,
+        tmp_path,
+        *("someone/paper-search", folder, tmp_path, " ".join(FAMILIES)),
+        HF_ENDPOINT=hub.url,
+        HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_XET="1",
+        HF_TOKEN="hf_none",
+    )
     assert found == expected
+    assert "custom_generate/generate.py" in hub.files("someone/paper-search")
 
 
 def test_the_readme_has_the_tag_that_the_hub_needs(folder):

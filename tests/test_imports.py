@@ -121,6 +121,7 @@ def test_no_file_has_more_than_450_lines(folder):
         ("vanilla_transformer.VanillaTransformerTrainer", "datasets", "[train]"),
         ("vanilla_transformer.load_corpus('bible_en_es')", "datasets", "[train]"),
         ("vanilla_transformer.load_metric('chrf')", "sacrebleu", "[metrics]"),
+        ("vanilla_transformer.minimum_bayes_risk(['dog'])", "sacrebleu", "[metrics]"),
         ("vanilla_transformer.load_metric('seqeval')", "seqeval", "[metrics]"),
         (
             "import vanilla_transformer.documents as d; d.translate_document(list, 'a', 'txt')",

@@ -142,7 +142,7 @@ def make_models(folder: Path) -> None:
             **{"vocab_size": len(tokenizer), "decoder_layers": 1, **SIZES, **settings}
         )
         model = head(config)
-        if model.can_generate():
+        if config.is_encoder_decoder:
             model.generation_config = vt.paper_generation_config(config)
         for name in names:
             model.save_pretrained(folder / "outputs" / name)

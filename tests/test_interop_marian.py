@@ -9,6 +9,8 @@ from imported_models import assert_same_first_loss, assert_same_logits, assert_s
 from tiny_marian import texts, write_marian
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianMTModel, pipeline
 
+from vanilla_transformer import split_words
+from vanilla_transformer.alignments import source_words, words_of_pieces
 from vanilla_transformer.interop import ConversionError, import_model
 
 VARIANTS = {
@@ -158,6 +160,19 @@ def test_pipelines_give_the_originals_texts(folders, task):
     assert ours(sources, batch_size=3, num_beams=1, max_length=30) == theirs(
         sources, num_beams=1, max_length=30
     )
+
+
+def test_words_of_the_source_are_aligned(folders):
+    """With two vocabularies, the tokenizer itself decodes sources with the words of the target."""
+    for folder in folders:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for text in texts("en")[:20]:
+            ids = torch.tensor(tokenizer(text)["input_ids"])
+            with source_words(tokenizer) as options:
+                found = words_of_pieces(tokenizer, ids, **options)
+            assert sorted(set(sum(found, []))) == list(range(len(split_words(text))))
+        target = tokenizer(text_target=texts("es")[0])["input_ids"]
+        assert tokenizer.decode(target, skip_special_tokens=True) == texts("es")[0]
 
 
 def test_the_original_class_is_not_changed(folders):

@@ -1,5 +1,6 @@
 """The tokenizers of imported checkpoints give the ids that the original projects give."""
 
+import json
 import shutil
 
 import pytest
@@ -83,10 +84,18 @@ def test_bpe_of_fairseq(tmp_path):
     }
     FSMTForConditionalGeneration(FSMTConfig(**sizes, **layers)).save_pretrained(tmp_path / "fsmt")
     tokenizer.save_pretrained(tmp_path / "fsmt")
-    import_model(tmp_path / "fsmt", tmp_path / "again")
+    notes = import_model(tmp_path / "fsmt", tmp_path / "again").report.notes
+    assert not any("separate vocabularies" in note for note in notes)
     again = AutoTokenizer.from_pretrained(tmp_path / "again")
     lines = [" ".join(line) for line in tokens]
     assert again(lines) == tokenizer(lines) and again.eos_token_id == 2
+
+    # With another vocabulary of the target, FSMTTokenizer is of no use for training.
+    target = json.loads((tmp_path / "fsmt" / "vocab-tgt.json").read_text())
+    moved = {word: 4 + len(target) - index if index > 4 else index for word, index in target.items()}
+    (tmp_path / "fsmt" / "vocab-tgt.json").write_text(json.dumps(moved))
+    notes = import_model(tmp_path / "fsmt", check=False).report.notes
+    assert any("separate vocabularies, but FSMTTokenizer" in note for note in notes)
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["joint", "separate"])

@@ -73,3 +73,8 @@ def test_tokenizer_tags_and_start_token_are_kept(tuned):
     assert model.config.decoder_start_token_id == model.config.pad_token_id == pad
     assert model.generation_config.decoder_start_token_id == pad
     assert model.generation_config.bad_words_ids == [[pad]]
+
+
+def test_the_attention_of_word_alignments_is_chosen(tuned):
+    settings = AutoModelForSeq2SeqLM.from_pretrained(tuned[2]).generation_config
+    assert settings.alignment_layer in range(3) and isinstance(settings.alignment_shift, bool)

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,9 +59,9 @@ def choose_attention(
 
     The middle layer at the input is best in the paper's base model, but not in every model. A wrong one links
     words that meet by chance; so the best is that with the largest share of links whose two words are linked
-    elsewhere too. This needs no alignments made by hand, and a few hundred pairs; the targets may be
-    translations by the model. It takes at most 300 pairs, at even distances, and skips texts of more than 128
-    tokens. The choice is saved with the model, in its generation config.
+    elsewhere too. This needs no alignments made by hand, and a few hundred pairs. Targets should be those of
+    people: a weak model repeats words, and so does its attention. At most 300 pairs of at most 128 tokens
+    are used, evenly spaced. The choice is saved with the model, in its generation config.
 
     Returns:
         the layer from 0, and True for the input.
@@ -136,8 +137,10 @@ def links_of_pairs(
         labels = tokenizer(text_target=list(targets[chosen]), padding=True, return_tensors="pt")["input_ids"]
         ids = torch.nn.functional.pad(labels.to(model.device), (1, 0), value=start)
         attention = force(model, inputs, ids, layers=sorted({layer for layer, _ in places})).attention
-        for row, (source, target) in enumerate(zip(inputs["input_ids"], ids)):
-            pieces = words_of_pieces(tokenizer, source, True), words_of_pieces(tokenizer, target)
+        with source_words(tokenizer) as options:
+            of_sources = [words_of_pieces(tokenizer, source, **options) for source in inputs["input_ids"]]
+        for row, (source, target) in enumerate(zip(of_sources, ids)):
+            pieces = source, words_of_pieces(tokenizer, target)
             yield {
                 (layer, shift): linked_words(*pieces, attention[layer][row], shift) for layer, shift in places
             }
@@ -171,11 +174,27 @@ def linked_words(
     )
 
 
-def words_of_pieces(tokenizer: Any, ids: torch.Tensor, is_source: bool = False) -> list[list[int]]:
+@contextmanager
+def source_words(tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Within it, `decode` with the options that it yields gives the words of the source.
+
+    Tokenizers with two vocabularies, as of Marian and FSMT, take all ids for those of the target.
+    """
+    words = getattr(tokenizer, "decoder", None)
+    if not isinstance(words, dict):
+        yield {}
+        return
+    tokenizer.decoder = {id: word for word, id in tokenizer.get_vocab().items()}
+    try:
+        yield {"use_source_tokenizer": True} if hasattr(tokenizer, "separate_vocabs") else {}
+    finally:
+        tokenizer.decoder = words
+
+
+def words_of_pieces(tokenizer: Any, ids: torch.Tensor, **options: Any) -> list[list[int]]:
     """For each token, the words of the decoded text that it has a part of, most often one."""
-    numbers, options = ids.tolist(), {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    if is_source and getattr(tokenizer, "separate_vocabs", False):  # as MarianTokenizer may have
-        options["use_source_tokenizer"] = True
+    numbers = ids.tolist()
+    options |= {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     texts = [tokenizer.decode(numbers[:count], **options) for count in range(len(numbers) + 1)]
     owner = {
         place: word for word, span in enumerate(word_spans(texts[-1])) for place in range(*span)

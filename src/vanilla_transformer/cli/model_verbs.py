@@ -150,9 +150,9 @@ def import_(
     target_subwords: Annotated[
         Path | None, typer.Option(help="As --source-subwords, which serves both sides if it stands alone.")
     ] = None,
-    sentences: Annotated[
+    pairs: Annotated[
         Path | None,
-        typer.Option(help="Some hundred sources, or pairs with a tab, to choose how words are aligned."),
+        typer.Option(help="Some hundred lines of source, tab, target, to choose how words are aligned."),
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -175,7 +175,7 @@ def import_(
     from ..interop.__main__ import main
 
     words = [source, *([output] if output else []), "--format", format, *["--check"] * check]
-    files = {"source-subwords": source_subwords, "target-subwords": target_subwords, "sentences": sentences}
+    files = {"source-subwords": source_subwords, "target-subwords": target_subwords, "pairs": pairs}
     for name, file in files.items():
         words += [f"--{name}", str(file)] if file else []
     main([*words, *(word for pair in set or [] for word in ("--set", pair))])

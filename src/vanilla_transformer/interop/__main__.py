@@ -9,6 +9,22 @@ import yaml
 from . import FORMATS, ConversionError, import_model
 
 
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a file with source, tab and target on each line.
+
+    Raises:
+        ConversionError: a line has no tab.
+    """
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        source, tab, target = line.rstrip("\r").partition("\t")
+        if line.strip():
+            if not tab:
+                raise ConversionError(f"{path}, line {number}: write source, tab, target")
+            pairs.append((source, target))
+    return pairs
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m vanilla_transformer.interop",
@@ -34,9 +50,9 @@ def main(words: list[str] | None = None) -> None:
             help=f"SentencePiece model or codes of subword-nmt that cut the {side}'s texts",
         )
     parser.add_argument(
-        "--sentences",
+        "--pairs",
         metavar="FILE",
-        help="sources, or source and target with a tab, to choose the attention of word alignments with",
+        help="source, tab, target on each line, to choose the attention of word alignments with",
     )
     given = parser.parse_args(words)
     settings = {}
@@ -48,9 +64,9 @@ def main(words: list[str] | None = None) -> None:
     subwords = {name: getattr(given, name) for name in ("source_subwords", "target_subwords")}
     settings |= {name: file for name, file in subwords.items() if file}
     try:
-        sentences = Path(given.sentences).read_text(encoding="utf-8").split("\n") if given.sentences else ()
-        imported = import_model(given.source, given.output, given.format, sentences=sentences, **settings)
-    except (ConversionError, OSError, ImportError) as error:
+        pairs = read_pairs(Path(given.pairs)) if given.pairs else []
+        imported = import_model(given.source, given.output, given.format, pairs=pairs, **settings)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if given.check or given.output is None:
         print(imported.report)

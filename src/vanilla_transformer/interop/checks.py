@@ -40,7 +40,8 @@ def random_sources(model: Any, count: int = INPUTS) -> dict[str, torch.Tensor]:
     config, random = model.config, torch.Generator().manual_seed(0)
     end, pad = end_tokens(config)[0], config.pad_token_id
     lengths = torch.randint(2, 25, (count,), generator=random)
-    words = torch.tensor([id for id in range(config.vocab_size) if id not in (pad, *end_tokens(config))])
+    special = {pad, *end_tokens(config), config.bos_token_id, config.decoder_start_token_id}
+    words = torch.tensor([id for id in range(config.vocab_size) if id not in special])
     ids = words[torch.randint(len(words), (count, int(lengths.max())), generator=random)]
     places = torch.arange(ids.shape[1])
     ids[places >= lengths[:, None] - 1] = pad

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, pipeline
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..alignments import choose_attention
@@ -56,7 +56,7 @@ def import_model(
     output_dir: str | PathLike | None = None,
     format: str = "auto",
     check: bool = True,
-    sentences: Sequence[str] = (),
+    pairs: Sequence[tuple[str, str]] = (),
     **settings: Any,
 ) -> Imported:
     """Converts a model of another project to one of this package.
@@ -66,8 +66,8 @@ def import_model(
         output_dir: where to save model and tokenizer; nothing is saved if None.
         format: one of `FORMATS`; "auto" reads the files to find out.
         check: compare with the original, where it can run here, and test the model alone.
-        sentences: some hundred sources, or pairs with a tab between source and target. They choose the
-            attention of word alignments (`choose_attention`); the model translates sources without a target.
+        pairs: some hundred sources and targets, to choose the attention of word alignments with; see
+            `choose_attention`. Without them, the default stays: the middle layer.
         settings: what the files do not say, such as `num_attention_heads=8` for a state dict of torch.
 
     Raises:
@@ -95,8 +95,8 @@ def import_model(
         run_checks(report, parts)
         if not report.passed:
             raise ConversionError(f"the import is not exact, and nothing was saved:\n{report}")
-    if sentences:
-        report.notes.append(choose_alignment(parts, sentences))
+    if pairs:
+        report.notes.append(choose_alignment(parts, pairs))
     if output_dir is not None:
         parts.model.save_pretrained(output_dir)
         if parts.processor is not None:
@@ -115,16 +115,11 @@ def run_checks(report: Report, parts: Parts) -> None:
         (compare_translations if translates else compare_images)(report, model, parts.original)
 
 
-def choose_alignment(parts: Parts, lines: Sequence[str]) -> str:
+def choose_alignment(parts: Parts, pairs: Sequence[tuple[str, str]]) -> str:
     """Chooses the attention of word alignments, and returns a note about it."""
     model, tokenizer = parts.model, parts.processor
     if tokenizer is None or not isinstance(model.config, VanillaTransformerConfig):
-        raise ConversionError("`sentences` choose an attention of a translation model with a tokenizer")
-    pairs = [line.rstrip("\n").partition("\t")[::2] for line in lines if line.strip()]
-    if alone := [source for source, target in pairs if not target]:
-        translate = pipeline("translation", model=model, tokenizer=tokenizer, num_beams=1)
-        outputs = iter(translate(alone))
-        pairs = [(source, target or next(outputs)["translation_text"]) for source, target in pairs]
+        raise ConversionError("pairs are of use only for a translation model with a tokenizer")
     layer, is_input = choose_attention(model, tokenizer, *zip(*pairs))
     where = "the input" if is_input else "predicted"
     return f"word alignments use the attention of decoder layer {layer + 1}, where a word is {where}"

@@ -11,6 +11,7 @@ from pages import ROOT
 # Flags that make a recipe short; the last value of a flag counts.
 FEW = "--max_train_samples 60 --max_validation_samples 4 --max_test_samples 4"
 SHORT = "--max_steps 2 --eval_steps 2 --save_steps 2 --logging_steps 1 --use_cpu true --bf16 false"
+SHORT += " --average_checkpoints 0"
 PAIRS = "--vocab_size 600 --max_source_length 100 --max_target_length 100"
 FLAGS = [
     (r"image_classification|object_detection", ""),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as parquet
+import yaml
 from pages import ROOT
 from PIL import Image
 
@@ -94,9 +95,9 @@ def make_data(folder: Path) -> None:
         table = rows.rename_columns([{"es": "de"}.get(column, column) for column in rows.column_names])
         parquet.write_table(table, folder / f"{name}.parquet")
     (folder / "terms.tsv").write_text("land\ttierra\n")
-    yaml = (ROOT / "recipes" / "translation" / "quickstart.yaml").read_text()
-    yaml = yaml.replace("dataset: bible_en_es", "validation_file: [dev.tsv]")
-    (folder / "my.yaml").write_text(f"# python recipes/seq2seq.py my.yaml\n{yaml}")
+    recipe = (ROOT / "recipes" / "translation" / "quickstart.yaml").read_text()
+    recipe = recipe.replace("dataset: bible_en_es", "validation_file: [dev.tsv]")
+    (folder / "my.yaml").write_text(f"# python recipes/seq2seq.py my.yaml\n{recipe}")
     make_pictures(folder)
 
 
@@ -177,7 +178,12 @@ def a_translator_of_torch() -> Any:
 
 
 def remove_untrained(command: str) -> None:
-    """Remove the model without training from the folder into which a command will train one."""
-    folder = re.search(r"--output_dir (outputs/[\w-]+)", command)
-    if folder and not re.search(r"--do_train false|evaluate ", command):
-        shutil.rmtree(folder[1], ignore_errors=True)
+    """Remove the model from the folder into which a command will train one."""
+    if re.search(r"--do_train false|evaluate ", command):
+        return
+    given = re.search(r"--output_dir ([\w-]+(/[\w-]+)*)", command)
+    settings = re.search(r"recipes/\w+/\w+\.yaml", command)
+    if given:
+        shutil.rmtree(given[1], ignore_errors=True)
+    elif settings:
+        shutil.rmtree(yaml.safe_load(Path(settings[0]).read_text())["output_dir"], ignore_errors=True)

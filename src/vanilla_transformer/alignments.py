@@ -75,7 +75,8 @@ def choose_attention(
     pairs = short_pairs(tokenizer, sources, targets)
     places = [(layer, shift) for layer in range(number_of_layers(model)) for shift in (True, False)]
     linked: dict[tuple[int, bool], Counter] = {place: Counter() for place in places}
-    found = links_of_pairs(model, tokenizer, *zip(*pairs), places)
+    sources, targets = zip(*pairs)
+    found = links_of_pairs(model, tokenizer, sources, targets, places)
     for (source, target), of_pair in zip(pairs, found):
         first, second = (split_words(text.casefold()) for text in (source, target))
         for place, links in of_pair.items():

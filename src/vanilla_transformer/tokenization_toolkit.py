@@ -208,7 +208,7 @@ class ToolkitTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return dict(self.encoder)
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]  # as PythonBackend's
         """Returns the pieces of a text. The name of a special token in it is text."""
         pieces = self.cutters[self.is_target].cut(text)
         return pieces if pieces or self.source_ends else [self.unk_token]  # as OpenNMT reads an empty line

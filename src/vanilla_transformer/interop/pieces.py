@@ -121,13 +121,17 @@ def toolkit_tokenizer(
                 model.write_bytes(side.file.read_bytes())
                 if side.settings["cut"] == "sentencepiece" and side.settings.get("known_pieces"):
                     model.write_bytes(only_known_pieces(side))
+        subwords = [str(model) if model.exists() else None for model in models]
+        names: dict[str, Any] = {**special_tokens}
         tokenizer = ToolkitTokenizer(
-            str(files[0]),
-            str(files[1]) if vocabularies[0] != vocabularies[1] else None,
-            *(str(model) if model.exists() else None for model in models),
-            *(side.settings for side in sides),
+            vocab_file=str(files[0]),
+            target_vocab_file=str(files[1]) if vocabularies[0] != vocabularies[1] else None,
+            source_subwords=subwords[0],
+            target_subwords=subwords[1],
+            source=sides[0].settings,
+            target=sides[1].settings,
             source_ends=source_ends,
-            **special_tokens,
+            **names,
         )
     for side, cutter in zip(sides, tokenizer.cutters):
         try:
@@ -144,8 +148,9 @@ def only_known_pieces(side: Side) -> bytes:
     """
     content = Path(str(side.file)).read_bytes()
     with extra("interop"):
-        from sentencepiece import sentencepiece_model_pb2 as formats  # type: ignore[import-untyped]
+        from sentencepiece import sentencepiece_model_pb2
 
+    formats: Any = sentencepiece_model_pb2  # its classes are made when it is imported
     model, known = formats.ModelProto.FromString(content), {*side.words}
     kind = formats.ModelProto.SentencePiece
     for piece in model.pieces:

@@ -27,4 +27,4 @@ def choose_alignment(trainer: VanillaTransformerTrainer, pairs: Rows | None) -> 
     where = "the input" if is_input else "predicted"
     logger.info("Word alignments use the attention of decoder layer %d where a word is %s.", layer + 1, where)
     if trainer.is_world_process_zero():
-        model.generation_config.save_pretrained(trainer.args.output_dir)
+        model.generation_config.save_pretrained(str(trainer.args.output_dir))

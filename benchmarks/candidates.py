@@ -37,8 +37,9 @@ def main():
     parser.add_argument("target", help="the column of references")
     parser.add_argument("--ensemble", nargs="*", default=[], help="folders with the same vocabulary")
     parser.add_argument("--beams", type=int, default=6, help="beams and candidates (%(default)s)")
-    parser.add_argument("--samples", type=int, nargs="+", default=[8, 32], help="samples (%(default)s)")
+    parser.add_argument("--samples", type=int, nargs="+", default=[8], help="samples (%(default)s)")
     parser.add_argument("--rows", type=int, help="the first rows only")
+    parser.add_argument("--only", default="", help="only lines whose name contains this")
     parser.add_argument("--lowercase", action="store_true", help="BLEU and chrF ignore case")
     args = parser.parse_args()
 
@@ -68,16 +69,12 @@ def main():
         {**best, "num_beam_groups": n, "diversity_penalty": 0.5, "mbr": True},
     )
     for samples in args.samples:
-        options = {
-            "do_sample": True,
-            "num_beams": 1,
-            "top_k": 0,
-            "num_return_sequences": samples,
-            "mbr": True,
-        }
-        settings[f"MBR, {samples} samples"] = (alone, options)
-    options = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 0.9, "num_return_sequences": 32}
-    settings["MBR, 32 samples, top_p 0.9"] = (alone, {**options, "mbr": True})
+        for top_p in (1.0, 0.9):
+            options = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": top_p, "mbr": True}
+            settings[f"MBR, {samples} samples, top_p {top_p}"] = (
+                alone,
+                {**options, "num_return_sequences": samples},
+            )
     for folder in args.ensemble:
         settings[f"beam search of {folder.rstrip('/').split('/')[-1]}"] = (
             pipeline("translation", model=folder, device=device),
@@ -94,6 +91,8 @@ def main():
     print(f"{len(texts)} texts\n\n| | BLEU | chrF | distinct | oracle | time |\n|---|---|---|---|---|---|")
     timed(alone, num_beams=n)
     for name, (pipe, options) in settings.items():
+        if args.only not in name:
+            continue
         seconds, plain = [], []
         for _ in range(2):
             plain.append(timed(alone, num_beams=n)[1])

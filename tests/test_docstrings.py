@@ -23,6 +23,7 @@ WITHOUT = {
     "VanillaTransformerModel": "docs/architecture.md shows it",
     "VanillaTransformerTrainer": "docs/usage.md trains with it",
     "VanillaTransformerSeq2SeqTrainer": "docs/usage.md trains with it",
+    "ToolkitTokenizer": "made by an import",
     "last_checkpoints": "needs the checkpoints of a run",
 }
 

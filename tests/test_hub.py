@@ -10,6 +10,8 @@ import pytest
 import yaml
 from loopback_hub import Hub
 
+from vanilla_transformer.model_card import PICTURES
+
 REPO = "someone/tiny"
 
 PUSH = """
@@ -135,7 +137,8 @@ def test_a_recipe_publishes_the_model_and_nothing_private(hub, online, tmp_path,
     for files in pushes[1:]:
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(files)
         kinds = {name.rpartition(".")[2] for name in files if name != ".gitattributes"}
-        assert kinds <= {"json", "safetensors", "py", "md"}, files
+        assert kinds <= {"json", "safetensors", "py", "md", "png"}, files
+        assert {name for name in files if name.endswith(".png")} <= set(PICTURES)  # none shows a text
         assert "translations.jsonl" not in files and "trainer_state.json" not in files
         for name, content in files.items():
             assert verse.encode() not in content and str(tmp_path).encode() not in content, name

@@ -27,7 +27,7 @@ def test_an_experiment_runs_and_draws(name, tmp_path, monkeypatch, capsys):
     few = [] if name == "bleu" else ["--updates", "2"]
     monkeypatch.setattr(sys, "argv", [name, "--output", str(tmp_path), *few])
     load(name).main()
-    assert "<svg" in (tmp_path / f"question_{name}.svg").read_text()
+    assert "<svg" in (tmp_path / f"{name}.svg").read_text()
     assert capsys.readouterr().out.startswith("| ")
 
 
@@ -42,7 +42,7 @@ def test_write_puts_the_table_into_its_place(tmp_path, monkeypatch, capsys):
     bleu.main()
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "words left out" in text and (tmp_path / "pictures" / "question_bleu.svg").exists()
+    assert "words left out" in text and (tmp_path / "pictures" / "bleu.svg").exists()
 
 
 def test_brackets_match():

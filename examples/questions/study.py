@@ -14,7 +14,7 @@ from torch import nn
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "questions.md"
-PICTURES = ROOT / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "questions"
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; in print, line styles and markers do.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#666666")
@@ -115,8 +115,8 @@ def show(name: str, tables: str, figure: Any, options: argparse.Namespace, start
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-            figure.savefig(folder / f"question_{name}.svg", metadata={"Date": None})
-    figure.savefig(options.output / f"question_{name}.png", dpi=130)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(options.output / f"{name}.png", dpi=130)
     print(f"wrote {options.output / f'question_{name}.svg'}")
     if options.write:
         begin, end = f"<!-- results of {name} -->", f"<!-- end of {name} -->"

@@ -53,10 +53,11 @@ All other arguments of `generate` keep their meaning. Sampling, `streamer` and `
 def write_custom_generate(folder: str | PathLike) -> None:
     """Writes `custom_generate/generate.py`, the files that it needs, and a README.md into a folder.
 
-        write_custom_generate("paper-search")
-        model.generate(**batch, custom_generate="paper-search", trust_remote_code=True)
-
     `hf upload <name> paper-search` publishes it; then `custom_generate="<name>"` works everywhere.
+
+    Example:
+        >>> write_custom_generate("paper-search")
+        >>> outputs = model.generate(**source, custom_generate="./paper-search", trust_remote_code=True)
     """
     from .extras import REPOSITORY
 

@@ -34,12 +34,13 @@ def expected_utilities(candidates: Sequence[str]) -> list[float]:
 def minimum_bayes_risk(candidates: Sequence[str]) -> int:
     """The index of the candidate with the largest expected utility, the first one of equals.
 
-        outputs = model.generate(**batch_of_one, num_return_sequences=16, do_sample=True, num_beams=1)
-        texts = tokenizer.batch_decode(outputs, skip_special_tokens=True)
-        best = texts[minimum_bayes_risk(texts)]
-
     Raises:
         ValueError: there is no candidate.
+
+    Example:
+        >>> texts = ["a dog sleeps", "the dog sleeps", "two men run"]  # samples of one translation
+        >>> texts[minimum_bayes_risk(texts)]
+        'a dog sleeps'
     """
     if isinstance(candidates, str) or not candidates:
         raise ValueError("minimum_bayes_risk needs a list of texts with at least one")

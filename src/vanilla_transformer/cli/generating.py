@@ -30,6 +30,10 @@ class Request:
         model: a folder, or a name on the Hub.
         beams, batch_size: None for the model's, and for batches of 2,048 tokens.
         n_best: outputs for each line.
+        beam_groups, diversity_penalty: of diverse beam search.
+        sample: draw outputs instead of searching.
+        mbr: of how many outputs to write the one with minimum Bayes risk; None for all.
+        ensemble: folders of more models.
         scores, alignments: write them with each output.
         terms: a file of translations that outputs must have, source and target with a tab between them.
         forbid: words that no output has.
@@ -42,6 +46,11 @@ class Request:
     model: str
     beams: int | None = None
     n_best: int = 1
+    beam_groups: int = 1
+    diversity_penalty: float = 0.5
+    sample: bool = False
+    mbr: int | None = None
+    ensemble: list[str] = field(default_factory=list)
     scores: bool = False
     alignments: bool = False
     terms: Path | None = None
@@ -54,13 +63,43 @@ class Request:
     generate_options: dict[str, Any] = field(default_factory=dict)
     pipeline_options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def candidates(self) -> int:
+        """Outputs of the model for each line."""
+        return self.mbr or self.n_best
+
     def check(self) -> None:
-        if self.beams is not None and self.n_best > self.beams:
-            raise Stop(f"error: --n-best {self.n_best} needs --beam {self.n_best} or more", USAGE)
-        if self.terms and self.beams == 1:
+        if self.sample and ((self.beams or 1) > 1 or self.beam_groups > 1):
+            raise Stop("error: --sample does not search: remove --beam and --beam-groups", USAGE)
+        if self.mbr and self.n_best > 1:
+            raise Stop("error: --mbr writes one output of a line: remove --n-best", USAGE)
+        if self.beams is not None and self.candidates > self.beams and not self.sample:
+            option = f"--mbr {self.mbr}" if self.mbr else f"--n-best {self.n_best}"
+            raise Stop(f"error: {option} needs --beam {self.candidates} or more", USAGE)
+        if self.beams is not None and self.beams % self.beam_groups:
+            raise Stop(
+                f"error: --beam {self.beams} must be a multiple of --beam-groups {self.beam_groups}", USAGE
+            )
+        if self.terms and (self.beams == 1 or self.sample):
             raise Stop("error: --terms needs beam search: give --beam 2 or more", USAGE)
         if self.markup and (self.n_best > 1 or self.scores or self.alignments):
             raise Stop("error: --markup writes one text: remove --n-best, --scores and --alignments", USAGE)
+
+    def search(self, usual_beams: int | None) -> dict[str, Any]:
+        """Arguments of `generate`; `usual_beams` are those of the model's settings."""
+        options: dict[str, Any] = {}
+        if self.candidates > 1:
+            options["num_return_sequences"] = self.candidates
+        if self.sample:
+            return {**options, "do_sample": True, "num_beams": 1, "top_k": 0}
+        beams = self.beams or max(usual_beams or 4, self.candidates)
+        if self.beam_groups > 1:
+            beams = -(-beams // self.beam_groups) * self.beam_groups
+            options["num_beam_groups"] = self.beam_groups
+            options["diversity_penalty"] = self.diversity_penalty
+        if self.beams or options:
+            options["num_beams"] = beams
+        return options
 
 
 def run(request: Request, streams: Streams, language: str | None = None) -> None:
@@ -84,17 +123,16 @@ class Generator:
 
     def __init__(self, request: Request, format: str, terms: dict[str, str]):
         self.request, self.format = request, format
-        self.pipe = load_pipeline(request.task, request.model, request.device, **request.pipeline_options)
-        use_precision(self.pipe.model, request.precision)
+        options = request.pipeline_options | ({"ensemble": request.ensemble} if request.ensemble else {})
+        self.pipe = load_pipeline(request.task, request.model, request.device, **options)
+        for model in (self.pipe.model, *self.pipe.ensemble):
+            use_precision(model, request.precision)
         self.longest = longest_input(self.pipe.model, self.pipe.tokenizer)
         self.key = f"{self.pipe.return_name}_text"
-        self.options: dict[str, Any] = dict(request.generate_options)
-        settings = self.pipe.model.generation_config
-        beams = request.beams or max(getattr(settings, "num_beams", None) or 4, request.n_best)
-        if request.beams or request.n_best > 1:
-            self.options["num_beams"] = beams
-        if request.n_best > 1:
-            self.options["num_return_sequences"] = request.n_best
+        usual_beams = getattr(self.pipe.model.generation_config, "num_beams", None)
+        self.options: dict[str, Any] = {**request.search(usual_beams), **request.generate_options}
+        if request.mbr:
+            self.options["mbr"] = True
         if request.truncate:
             self.options["truncation"] = True
         if request.batch_size:
@@ -177,6 +215,8 @@ class Generator:
         if self.request.scores:
             for name in ("score", "log_probability"):
                 found[name] = [round(result[name], 6) for result in results]
+        if self.request.mbr:
+            found["utility"] = [round(result["utility"], 6) for result in results]
         if self.request.alignments:
             found["alignment"] = [result["alignment"] for result in results]
         return {name: values if self.request.n_best > 1 else values[0] for name, values in found.items()}

@@ -85,6 +85,23 @@ def generating_verb(task: str, help: str) -> Entry:
         n_best: Annotated[
             int, typer.Option(min=1, help="Outputs for each line: columns with tabs, or lists in JSON.")
         ] = 1,
+        beam_groups: Annotated[
+            int, typer.Option(min=1, help="Groups of beams that avoid each other's words: a diverse n-best.")
+        ] = 1,
+        diversity_penalty: Annotated[
+            float, typer.Option(min=0, help="How much they avoid them, with --beam-groups.")
+        ] = 0.5,
+        sample: Annotated[
+            bool, typer.Option("--sample", help="Draw outputs at random instead of searching.")
+        ] = False,
+        mbr: Annotated[
+            int | None,
+            typer.Option(min=1, help="Of so many outputs, write the one with minimum Bayes risk by chrF."),
+        ] = None,
+        ensemble: Annotated[
+            list[str] | None,
+            typer.Option(help="Another folder with the same vocabulary; repeat it for more models."),
+        ] = None,
         scores: Annotated[
             bool, typer.Option("--scores", help="Write the score, with length penalty, before each output.")
         ] = False,
@@ -128,6 +145,11 @@ def generating_verb(task: str, help: str) -> Entry:
             model,
             beams=beam,
             n_best=n_best,
+            beam_groups=beam_groups,
+            diversity_penalty=diversity_penalty,
+            sample=sample,
+            mbr=mbr,
+            ensemble=ensemble or [],
             scores=scores,
             alignments=alignments,
             terms=terms,
@@ -245,6 +267,9 @@ VERBS = {
     vanilla-transformer translate outputs/mine news.en -o news.es --resume
     vanilla-transformer translate outputs/mine docs.jsonl --format jsonl --field body --n-best 3 --scores
     vanilla-transformer translate outputs/mine README.md --format md -o LEEME.md
+    vanilla-transformer translate outputs/mine news.en --n-best 6 --beam-groups 3
+    vanilla-transformer translate outputs/mine news.en --mbr 32 --sample
+    vanilla-transformer translate outputs/mine news.en --ensemble outputs/second
 """
         + LINES
         + DOCUMENTS,

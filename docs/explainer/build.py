@@ -42,6 +42,8 @@ HARMLESS = {
     "output_attentions",
     "output_hidden_states",
     "_from_model_config",
+    "alignment_layer",
+    "alignment_shift",
 }
 
 

@@ -40,7 +40,7 @@ def minimum_bayes_risk(candidates: Sequence[str]) -> int:
     Example:
         >>> texts = ["a dog sleeps", "the dog sleeps", "two men run"]  # samples of one translation
         >>> texts[minimum_bayes_risk(texts)]
-        'a dog sleeps'
+        'the dog sleeps'
     """
     if isinstance(candidates, str) or not candidates:
         raise ValueError("minimum_bayes_risk needs a list of texts with at least one")

@@ -49,6 +49,7 @@ def take_groups(settings: Settings) -> None:
     if beams % groups:
         raise ValueError(f"num_beams={beams} must be a multiple of num_beam_groups={groups}")
     settings.beam_groups, settings.num_beam_groups = groups, None
+    settings.diversity_penalty = float(penalty)
 
 
 def needs_all_rows(

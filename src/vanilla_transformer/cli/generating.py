@@ -180,7 +180,7 @@ class Generator:
         try:
             found = self.generate([order.line.texts[0] for order in orders], options)
         except ValueError as error:
-            if not any(order.has_own for order in orders):
+            if not (orders[0].terms or any(order.has_own for order in orders)):
                 raise
             if len(orders) == 1:
                 orders[0].line.error = str(error)
@@ -199,7 +199,10 @@ class Generator:
         if self.format == "jsonl":
             if line.error is not None:
                 return write_record({**line.record, "error": line.error})
-            return write_record({**line.record, **self.columns(results)})
+            known = {
+                name: value for name, value in line.record.items() if name != "error"
+            }  # of an earlier run
+            return write_record({**known, **self.columns(results)})
         words = []
         for result in results:
             if self.request.scores:
@@ -279,7 +282,12 @@ def load_pipeline(task: str, model: str, device: str | None = None, **options: A
     transformers.utils.logging.disable_progress_bar()
     if device is not None:
         options["device"] = device
-    return transformers.pipeline(task, model=model, **options)  # type: ignore[call-overload]
+    try:
+        return transformers.pipeline(task, model=model, **options)  # type: ignore[call-overload]
+    except (AssertionError, RuntimeError) as error:
+        if device is None:
+            raise
+        raise ValueError(f"--device {device}: {error}") from error
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

@@ -101,6 +101,9 @@ def classify(
 ) -> None:
     streams.check()
     pipe = load_pipeline("text-classification", model, device)
+    kinds = pipe.model.config.architectures or []
+    if not any("SequenceClassification" in kind for kind in kinds):
+        raise ValueError(f"{model} does not classify texts: its config.json names {', '.join(kinds)}")
     longest = longest_input(pipe.model, pipe.tokenizer)
     options = {"truncation": True, "max_length": longest} if truncate else {}
 

@@ -92,5 +92,8 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise Stop(f"error: --set {pair}: write it as NAME=VALUE", USAGE)
-        read[name] = yaml.safe_load(value)
+        try:
+            read[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise Stop(f"error: --set {pair}: {value!r} is no YAML: {error}", USAGE) from error
     return read

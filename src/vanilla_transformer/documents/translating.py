@@ -154,6 +154,9 @@ def options_of(chosen: list[int], options: dict[str, Any]) -> dict[str, Any]:
 
 def call(translate: Any, texts: list[str], align: bool, options: dict[str, Any]) -> Outputs:
     """The outputs of a translator, with alignments if it has them."""
+    for option in ("return_scores", "return_alignments", "return_tensors", "mbr"):
+        if options.get(option):
+            raise ValueError(f"markup and documents return texts alone: remove {option}")
     if not texts:
         return []
     name = getattr(translate, "return_name", None)

@@ -254,7 +254,10 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
 
 def tokenized(model: Any, tokenizer: Any, sentences: list[str] | None) -> list[list[int]]:
     if sentences is not None:
-        return [tokenizer(sentence)["input_ids"] for sentence in sentences if sentence.strip()]
+        found = [tokenizer(sentence)["input_ids"] for sentence in sentences if sentence.strip()]
+        if not found:
+            raise ValueError("there are no sentences to compare the export with")
+        return found
     batch = random_sources(model, SENTENCES)
     return [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
 

@@ -72,12 +72,17 @@ def import_model(
 
     Raises:
         ConversionError: the files cannot be read safely, or the results would not be those of the original.
+        FileExistsError: `output_dir` is a file, or a folder that is not empty.
 
     Example:
         >>> imported = import_model("Helsinki-NLP/opus-mt-en-de", "opus-en-de")
         >>> print(imported.report)
         >>> pipeline("translation", model="opus-en-de")("A dog sleeps.")
     """
+    if output_dir is not None:
+        place = Path(output_dir)
+        if place.is_file() or (place.is_dir() and any(place.iterdir())):
+            raise FileExistsError(f"{output_dir} exists: name a new folder")
     if format == "auto":
         format = find_format(source)
     elif format not in FORMATS:

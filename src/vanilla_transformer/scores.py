@@ -9,6 +9,7 @@ The search may so run at full speed. The pass costs little, because it computes 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -155,7 +156,7 @@ def force(
 
 def mean_of_probabilities(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
     """The logarithm of the mean of probabilities, from tensors of log-probabilities of one shape."""
-    return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))
+    return reduce(torch.logaddexp, log_probs) - math.log(len(log_probs))  # faster than logsumexp
 
 
 def output_lengths(model: Any, sequences: torch.Tensor, prompt_length: int = 1) -> torch.Tensor:

@@ -101,6 +101,22 @@ class Request:
             options["num_beams"] = beams
         return options
 
+    def search(self, usual_beams: int | None) -> dict[str, Any]:
+        """Arguments of `generate`; `usual_beams` are those of the model's settings."""
+        options: dict[str, Any] = {}
+        if self.candidates > 1:
+            options["num_return_sequences"] = self.candidates
+        if self.sample:
+            return {**options, "do_sample": True, "num_beams": 1, "top_k": 0}
+        beams = self.beams or max(usual_beams or 4, self.candidates)
+        if self.beam_groups > 1:
+            beams = -(-beams // self.beam_groups) * self.beam_groups
+            options["num_beam_groups"] = self.beam_groups
+            options["diversity_penalty"] = self.diversity_penalty
+        if self.beams or options:
+            options["num_beams"] = beams
+        return options
+
 
 def run(request: Request, streams: Streams, language: str | None = None) -> None:
     request.check()

@@ -182,7 +182,7 @@ def remove_untrained(command: str) -> None:
     if re.search(r"--do_train false|evaluate ", command):
         return
     given = re.search(r"--output_dir ([\w-]+(/[\w-]+)*)", command)
-    settings = re.search(r"recipes/\w+/\w+\.yaml", command)
+    settings = re.search(r"recipes/(?!accelerate)\w+/\w+\.yaml", command)
     if given:
         shutil.rmtree(given[1], ignore_errors=True)
     elif settings:

@@ -11,13 +11,8 @@ from ..terms import find_terms
 from .lines import Line, Streams, as_one_line, write_record
 from .verb import USAGE, Stop, report
 
-DOCUMENTS = {
-    ".htm": "html",
-    ".html": "html",
-    ".md": "md",
-    ".srt": "srt",
-    ".vtt": "vtt",
-}  # that lines would harm
+# Suffixes of documents that would be harmed if read line by line, and their formats.
+DOCUMENTS = {".htm": "html", ".html": "html", ".md": "md", ".srt": "srt", ".vtt": "vtt"}
 LONGEST_INPUT = 4096  # tokens, for models that state no limit
 
 
@@ -84,22 +79,6 @@ class Request:
             raise Stop("error: --terms needs beam search: give --beam 2 or more", USAGE)
         if self.markup and (self.n_best > 1 or self.scores or self.alignments):
             raise Stop("error: --markup writes one text: remove --n-best, --scores and --alignments", USAGE)
-
-    def search(self, usual_beams: int | None) -> dict[str, Any]:
-        """Arguments of `generate`; `usual_beams` are those of the model's settings."""
-        options: dict[str, Any] = {}
-        if self.candidates > 1:
-            options["num_return_sequences"] = self.candidates
-        if self.sample:
-            return {**options, "do_sample": True, "num_beams": 1, "top_k": 0}
-        beams = self.beams or max(usual_beams or 4, self.candidates)
-        if self.beam_groups > 1:
-            beams = -(-beams // self.beam_groups) * self.beam_groups
-            options["num_beam_groups"] = self.beam_groups
-            options["diversity_penalty"] = self.diversity_penalty
-        if self.beams or options:
-            options["num_beams"] = beams
-        return options
 
     def search(self, usual_beams: int | None) -> dict[str, Any]:
         """Arguments of `generate`; `usual_beams` are those of the model's settings."""

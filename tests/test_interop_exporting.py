@@ -1,5 +1,8 @@
 """Imported models go out to CTranslate2: two vocabularies, ties, and small errors."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from cli_models import call, save_translator
@@ -11,6 +14,21 @@ from vanilla_transformer.interop import ConversionError, import_model
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 exporting = pytest.importorskip("vanilla_transformer.interop.exporting")
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import imported_marian  # noqa: E402
+
+
+def test_the_benchmark_finds_no_difference(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sentencepiece")
+    write_marian(tmp_path / "opus", max_position_embeddings=512)
+    (tmp_path / "lines").write_text("\n".join(text[:40] for text in texts("en")[:6]) + "\n")
+    words = [str(tmp_path / "opus"), str(tmp_path / "lines"), "--batch_size", "3", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["imported_marian.py", *words])
+    imported_marian.main()
+    output = capsys.readouterr().out
+    assert output.count("0 of 6 outputs differ") == 2 and output.count("6 of 6 outputs are equal") == 2
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["joint", "separate"])

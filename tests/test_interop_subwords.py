@@ -4,13 +4,14 @@ import io
 import pickle
 
 import pytest
+import torch
 import yaml
 from foreign_checkpoints import write_eole, write_joeynmt, write_opennmt
 from test_interop_tokenizers import apply_codes, learn_codes
 from tiny_marian import texts, train_sentencepiece
 from transformers import AutoTokenizer, pipeline
 
-from vanilla_transformer import ToolkitTokenizer, word_alignments
+from vanilla_transformer import ForbiddenTerms, ToolkitTokenizer, find_terms, word_alignments
 from vanilla_transformer.interop import ConversionError, import_model
 
 OPENNMT, JOEYNMT = ["<unk>", "<blank>", "<s>", "</s>"], ["<unk>", "<pad>", "<s>", "</s>"]
@@ -99,6 +100,19 @@ def test_ids_of_opennmt(subwords, tmp_path, project, transform, separate):
     assert len(translate(SENTENCES[:3])) == 3
     (line,) = word_alignments(translate.model, tokenizer, [known], [known])
     assert {int(link.split("-")[0]) for link in line.split()} <= set(range(len(known.split()) * 2))
+
+
+def test_terms_are_words_of_a_target_with_more_words(tmp_path):
+    vocabulary = {"src": [*OPENNMT, "dog"], "tgt": [*OPENNMT, "a", "big", "hund", "katze"]}
+    write_opennmt(tmp_path / "opennmt", vocabulary=vocabulary, tied="output")
+    imported = import_model(tmp_path / "opennmt", check=False)
+    forbidden = ForbiddenTerms(imported.processor, ["katze", "big hund"])
+    scores = forbidden(torch.tensor([[2, 7], [2, 5]]), torch.zeros(2, 8))
+    assert (scores < 0).nonzero().tolist() == [[0, 7], [1, 6], [1, 7]]
+    output = imported.model.generate(
+        torch.tensor([[4]]), terms=find_terms(imported.processor, ["dog"], {"dog": "hund"}), num_beams=2
+    )
+    assert 6 in output[0]
 
 
 def test_given_subwords_serve_both_sides(subwords, tmp_path):

@@ -107,9 +107,9 @@ def continuations(tokenizer: Any) -> torch.Tensor:
 
 
 def known_tokens(tokenizer: Any) -> tuple[list[bytes], torch.Tensor]:
-    known = KNOWN.get(tokenizer)
-    if known is None or len(known[0]) != len(tokenizer):
-        names = [str(name) for name in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    known, size = KNOWN.get(tokenizer), number_of_tokens(tokenizer)
+    if known is None or len(known[0]) != size:
+        names = [str(name) for name in tokenizer.convert_ids_to_tokens(range(size))]
         special = set(tokenizer.all_special_ids)
         usual = [name for index, name in enumerate(names) if index not in special]
         texts = pieces_as_bytes(names, usual)
@@ -119,6 +119,13 @@ def known_tokens(tokenizer: Any) -> tuple[list[bytes], torch.Tensor]:
         continuing = torch.tensor([bool(re.match(f"{LETTER}|\ufffd", start)) for start in starts])
         known = KNOWN[tokenizer] = texts, continuing
     return known
+
+
+def number_of_tokens(tokenizer: Any) -> int:
+    """The tokens of an output. With two vocabularies, `len` counts those of the source."""
+    words = getattr(tokenizer, "decoder", None)  # of Marian and FSMT: ids to words of the target
+    has_own = isinstance(words, dict) and len(words) != tokenizer.vocab_size
+    return max(words) + 1 if has_own else len(tokenizer)
 
 
 def pieces_as_bytes(names: list[str], usual: list[str]) -> list[bytes]:

@@ -94,7 +94,8 @@ def import_model(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise ConversionError(f"{error}: the format {format} does not need this setting") from error
+        name = str(error).rpartition(" ")[2]
+        raise ConversionError(f"the format {format} has no setting {name}") from error
     report = Report(str(source), format, parts.notes)
     if check:
         run_checks(report, parts)

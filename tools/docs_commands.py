@@ -12,7 +12,7 @@ from pages import ROOT
 FEW = "--max_train_samples 60 --max_validation_samples 4 --max_test_samples 4"
 SHORT = "--max_steps 2 --eval_steps 2 --save_steps 2 --logging_steps 1 --use_cpu true --bf16 false"
 SHORT += " --average_checkpoints 0"
-PAIRS = "--vocab_size 600 --max_source_length 100 --max_target_length 100"
+PAIRS = "--vocab_size 600 --max_source_length 400 --max_target_length 400"
 FLAGS = [
     (r"image_classification|object_detection", ""),
     (r"seq2seq|translation|summarization|train \w+\.yaml", PAIRS),
@@ -35,7 +35,7 @@ RULES = [
     (r"gpu_suite\.py", "", "needs a GPU"),
     (r"benchmarks/speed\.py(?! --list)", "python benchmarks/speed.py --list", "make bench runs it"),
     (r"(.*benchmarks/cold_start\.py).*", r"\1 --rounds 1", ""),
-    (r"(.*benchmarks/stream_resume\.py).*", r"\1 --pairs 40000", ""),
+    (r"(.*benchmarks/stream_resume\.py).*", r"\1 --pairs 100000", ""),
     (r"(.*benchmarks/normalization\.py).*", r"\1 --updates 2 --tokens 64", ""),
     (r"(.*benchmarks/translate_lines\.py outputs/quickstart).*", r"\1 --lines 8 --rounds 1", ""),
     (r"checkpoint_scores\.py", "", "needs the checkpoints of a whole run"),

@@ -187,6 +187,9 @@ def test_the_command_saves_and_reports(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "ok     cached decoding equals uncached" in printed and f"saved in {tmp_path}" in printed
     assert_same_logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours"), original)
+    with pytest.raises(SystemExit, match="ours exists: name a new folder"):  # nothing is overwritten
+        main(words)
+    words[1] = str(tmp_path / "other")
     with pytest.raises(SystemExit, match="error: .*give num_attention_heads"):
         main(words[:2])
     with pytest.raises(SystemExit, match="has no setting"):

@@ -124,8 +124,9 @@ def known_tokens(tokenizer: Any) -> tuple[list[bytes], torch.Tensor]:
 def number_of_tokens(tokenizer: Any) -> int:
     """The tokens of an output. With two vocabularies, `len` counts those of the source."""
     words = getattr(tokenizer, "decoder", None)  # of Marian and FSMT: ids to words of the target
-    has_own = isinstance(words, dict) and len(words) != tokenizer.vocab_size
-    return max(words) + 1 if has_own else len(tokenizer)
+    if isinstance(words, dict) and len(words) != tokenizer.vocab_size:
+        return max(words) + 1
+    return len(tokenizer)
 
 
 def pieces_as_bytes(names: list[str], usual: list[str]) -> list[bytes]:

@@ -263,10 +263,10 @@ def read_terms(path: Path) -> dict[str, str]:
     terms = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if line.strip():
-            source, tab, target = line.partition("\t")
-            if not (source.strip() and target.strip()):
+            columns = [column.strip() for column in line.split("\t")]
+            if len(columns) != 2 or not all(columns):
                 raise ValueError(f"{path}, line {number}: expected source, tab, target, got {line[:40]!r}")
-            terms[source.strip()] = target.strip()
+            terms[columns[0]] = columns[1]
     return terms
 
 

@@ -35,7 +35,7 @@ RULES = [
     (r"gpu_suite\.py", "", "needs a GPU"),
     (r"benchmarks/speed\.py(?! --list)", "python benchmarks/speed.py --list", "make bench runs it"),
     (r"(.*benchmarks/cold_start\.py).*", r"\1 --rounds 1", ""),
-    (r"(.*benchmarks/stream_resume\.py).*", r"\1 --pairs 100000", ""),
+    (r"(.*benchmarks/stream_resume\.py).*", r"\1 --pairs 60000 --at 0.3", ""),
     (r"(.*benchmarks/normalization\.py).*", r"\1 --updates 2 --tokens 64", ""),
     (r"(.*benchmarks/translate_lines\.py outputs/quickstart).*", r"\1 --lines 8 --rounds 1", ""),
     (r"checkpoint_scores\.py", "", "needs the checkpoints of a whole run"),

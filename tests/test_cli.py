@@ -365,3 +365,62 @@ def test_full_pipes_do_not_block(models):
     """A program that reads and writes at once, as in a shell's pipe."""
     output, _ = run("translate", models["translate"], input=lines_for("translate", sentences(800)))
     assert output.count(b"\n") == 800
+
+
+def test_terms_that_do_not_fit_cost_their_line_only(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text(f"dog\t{'brown ' * 60}\nfox\tfence\n")
+    texts = ["a fox", "the dog", "the lazy fox", "over"]
+    words = ("translate", models["translate"], "--terms", tmp_path / "terms.tsv")
+    result = call(*words, input=lines_for("translate", texts), code=3)
+    found = outputs(result)
+    assert [bool(line) for line in found] == [True, False, True, True]
+    assert "fence" in found[0] and "fence" in found[2]
+    assert "line 2: the terms of the text need" in result.stderr
+
+
+def test_a_term_of_a_line_replaces_the_commands_in_any_case(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text("dog\tfence\n")
+    words = ("translate", models["translate"], "--format", "jsonl", "--terms", tmp_path / "terms.tsv")
+    record = {"text": "the dog", "terms": {"Dog": "brown"}, "error": "of an earlier run"}
+    (line,) = outputs(call(*words, input=json.dumps(record) + "\n"))
+    text = json.loads(line)["translation_text"]
+    assert "brown" in text and "fence" not in text and "error" not in json.loads(line)
+
+
+def test_a_forced_word_that_is_forbidden_is_an_error_of_its_line(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text("dog\tbrown fence\n")
+    words = ("translate", models["translate"], "--terms", tmp_path / "terms.tsv", "--forbid", "fence")
+    result = call(*words, input="the dog\na fox\n", code=3)
+    assert "line 1: the term 'brown fence' is forbidden too" in result.stderr
+    assert outputs(result)[1]
+
+
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (["--beam", 4, "--set", "num_beams=2"], "--beam"),
+        (["--n-best", 2, "--set", "num_return_sequences=3"], "--n-best"),
+        (["--forbid", "dog", "--set", "forbid=[fox]"], "--forbid"),
+    ],
+)
+def test_an_option_said_twice_is_an_error(words, option, models):
+    result = call("translate", models["translate"], *words, input="the dog\n", code=2)
+    assert f"and {option} say the same" in " ".join(result.stderr.split())
+
+
+def test_several_outputs_of_set_are_all_in_the_record(models):
+    words = ("translate", models["translate"], "--format", "jsonl", "--set", "num_return_sequences=3")
+    (line,) = outputs(call(*words, input='{"text": "the dog"}\n'))
+    assert len(json.loads(line)["translation_text"]) == 3
+
+
+def test_an_error_before_the_first_line_keeps_the_old_file(models, tmp_path):
+    place = tmp_path / "out.txt"
+    place.write_text("precious\n")
+    words = ("translate", models["translate"], "-o", place, "--overwrite")
+    call(*words, "--set", "nonsense=1", input="the dog\n", code=1)
+    assert place.read_text() == "precious\n"
+    call(*words, input="the dog\n")
+    assert place.read_text().count("\n") == 1 and "precious" not in place.read_text()
+    call(*words, input="")
+    assert place.read_text() == ""

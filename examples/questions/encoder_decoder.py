@@ -14,10 +14,10 @@ import time
 
 import study
 import torch
-from numbers_in_words import END, PAD, START, WORDS, batch, draw, in_words
+from numbers_in_words import END, PAD, START, WORDS, batch, draw, in_words, translator
 from torch import nn
 
-from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer import VanillaTransformerForConditionalGeneration
 
 RATE = 2e-3
 VARIANTS = ("whole", "no causal mask", "no cross-attention", "causal encoder")
@@ -25,21 +25,7 @@ EXAMPLE = 42_005
 
 
 def build(variant: str) -> VanillaTransformerForConditionalGeneration:
-    config = VanillaTransformerConfig(
-        vocab_size=len(WORDS),
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
-        encoder_layers=2,
-        decoder_layers=2,
-        dropout=0.0,
-        norm_position="pre",
-        pad_token_id=PAD,
-        bos_token_id=START,
-        eos_token_id=END,
-        decoder_start_token_id=START,
-    )
-    model = VanillaTransformerForConditionalGeneration(config)
+    model = translator(layers=2, norm_position="pre")
     encoder, decoder = model.model.encoder, model.model.decoder
     if variant == "no causal mask":
         decoder.is_causal = False

@@ -4,6 +4,8 @@ import random
 
 import torch
 
+from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+
 ONES = [
     "zero",
     "one",
@@ -72,3 +74,22 @@ def batch(numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def padded(rows: list[list[int]], padding: int) -> torch.Tensor:
     longest = max(map(len, rows))
     return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+
+
+def translator(layers: int, norm_position: str) -> VanillaTransformerForConditionalGeneration:
+    """A new, narrow model with this number of layers in each stack."""
+    config = VanillaTransformerConfig(
+        vocab_size=len(WORDS),
+        hidden_size=64,
+        intermediate_size=128,
+        num_attention_heads=4,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        dropout=0.0,
+        norm_position=norm_position,
+        pad_token_id=PAD,
+        bos_token_id=START,
+        eos_token_id=END,
+        decoder_start_token_id=START,
+    )
+    return VanillaTransformerForConditionalGeneration(config)

@@ -11,10 +11,8 @@ import time
 
 import study
 import torch
-from numbers_in_words import END, PAD, START, WORDS, batch, draw
+from numbers_in_words import PAD, batch, draw, translator
 from torch import nn
-
-from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 
 # name: optimizer, warm-up as a share of the updates, rates
 WAYS = {
@@ -25,30 +23,12 @@ WAYS = {
 }
 
 
-def build(norm_position: str) -> VanillaTransformerForConditionalGeneration:
-    config = VanillaTransformerConfig(
-        vocab_size=len(WORDS),
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
-        encoder_layers=6,
-        decoder_layers=6,
-        dropout=0.0,
-        norm_position=norm_position,
-        pad_token_id=PAD,
-        bos_token_id=START,
-        eos_token_id=END,
-        decoder_start_token_id=START,
-    )
-    return VanillaTransformerForConditionalGeneration(config)
-
-
 def learn(norm_position: str, way: str, rate: float, updates: int, seed: int) -> list[float]:
     """The training losses; the same weights and batches for every way."""
     optimizer, warmup, _ = WAYS[way]
     torch.manual_seed(seed)
     generator = random.Random(seed)
-    model: nn.Module = build(norm_position)
+    model: nn.Module = translator(6, norm_position)
 
     def loss_of(update: int) -> torch.Tensor:
         sources, labels = batch(draw(32, generator))

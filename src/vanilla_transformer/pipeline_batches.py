@@ -94,8 +94,10 @@ def arguments_for_terms(
         of_texts = phrases if isinstance(phrases, list) else [phrases]
         arguments["terms"] = Terms([each["of_text"] for each in of_texts], continuations(tokenizer))
     if forbid:
-        others = options.get("logits_processor") or []
-        arguments["logits_processor"] = LogitsProcessorList([*others, ForbiddenTerms(tokenizer, forbid)])
+        others, forbidden = options.get("logits_processor") or [], ForbiddenTerms(tokenizer, forbid)
+        if "terms" in arguments:
+            forbidden.check(tokenizer, arguments["terms"])
+        arguments["logits_processor"] = LogitsProcessorList([*others, forbidden])
     return arguments
 
 

@@ -30,6 +30,10 @@ ESCAPED_BYTE = re.compile("<0x([0-9A-F]{2})>")  # SentencePiece's token for a by
 PUNCTUATION = b"!\"'(),-.:;?[]"
 
 
+class UnmetTerms(ValueError):
+    """No output can have the terms of a text."""
+
+
 class Terms(NamedTuple):
     """What `generate(terms=...)` takes.
 
@@ -157,7 +161,7 @@ class ForcedTerms:
         end: ids of the end tokens.
 
     Raises:
-        ValueError: a sentence's terms need more tokens than its limit allows.
+        UnmetTerms: a sentence's terms need more tokens than its limit allows.
     """
 
     def __init__(self, terms: Terms, prompts: torch.Tensor, limits: torch.Tensor, end: torch.Tensor | None):
@@ -167,8 +171,9 @@ class ForcedTerms:
         for index, (of_sentence, limit) in enumerate(zip(phrases, limits.tolist())):
             needed = sum(map(len, of_sentence)) + (end is not None)
             if needed > limit:
-                raise ValueError(
-                    f"the terms of sentence {index} need {needed} tokens with the end token, but its output "
+                whose = f"sentence {index}" if len(phrases) > 1 else "the text"
+                raise UnmetTerms(
+                    f"the terms of {whose} need {needed} tokens with the end token, but its output "
                     f"may have {limit}; raise max_new_tokens or max_extra_tokens"
                 )
         most = max(map(len, phrases))
@@ -300,6 +305,14 @@ class ForbiddenTerms(LogitsProcessor):
     def of_rows(self, rows: torch.Tensor) -> "ForbiddenTerms":
         return self
 
+    def check(self, tokenizer: Any, terms: Terms) -> None:
+        """Raises UnmetTerms if a term is forbidden, or has a forbidden word."""
+        for phrase in (phrase for of_sentence in terms.phrases for phrase in of_sentence):
+            before = [b"".join(self.texts[id] for id in phrase[:place]) for place in range(len(phrase))]
+            if any(token in self._completing(text) for text, token in zip(before, phrase)):
+                term = tokenizer.decode(phrase, clean_up_tokenization_spaces=False).strip()
+                raise UnmetTerms(f"the term {term!r} is forbidden too: remove it from terms or from forbid")
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         blocked = [
             (row, token)
@@ -322,4 +335,4 @@ def is_boundary(text: bytes) -> bool:
     return not re.match(LETTER, text.decode(errors="replace")[-1:])
 
 
-__all__ = ["ForbiddenTerms", "Terms", "find_terms"]
+__all__ = ["ForbiddenTerms", "Terms", "UnmetTerms", "find_terms"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline_batches import intended_length, number_of_positions
-from ..terms import find_terms
+from ..terms import UnmetTerms, find_terms
 from .lines import Line, Streams, as_one_line, write_record
 from .verb import USAGE, Stop, report
 
@@ -64,6 +64,16 @@ class Request:
         return self.mbr or self.n_best
 
     def check(self) -> None:
+        for name, option, given in (
+            ("num_beams", "--beam", self.beams is not None),
+            ("num_return_sequences", "--n-best" if not self.mbr else "--mbr", self.candidates > 1),
+            ("num_beam_groups", "--beam-groups", self.beam_groups > 1),
+            ("do_sample", "--sample", self.sample),
+            ("terms", "--terms", self.terms is not None),
+            ("forbid", "--forbid", bool(self.forbid)),
+        ):
+            if given and name in self.generate_options:
+                raise Stop(f"error: --set {name} and {option} say the same thing: remove one", USAGE)
         if self.sample and ((self.beams or 1) > 1 or self.beam_groups > 1):
             raise Stop("error: --sample does not search: remove --beam and --beam-groups", USAGE)
         if self.mbr and self.n_best > 1:
@@ -163,7 +173,9 @@ class Generator:
             raise ValueError("its terms need beam search: give --beam 2 or more")
         find_terms(self.pipe.tokenizer, [text], terms)
         joined = tuple(dict.fromkeys([*self.forbid, *forbid]))
-        return Order(line, {**self.terms, **terms}, joined, bool(terms or forbid))
+        own = {source.casefold() for source in terms}
+        usual = {source: target for source, target in self.terms.items() if source.casefold() not in own}
+        return Order(line, {**usual, **terms}, joined)
 
     def results(self, orders: list["Order"]) -> dict[int, list[dict[str, Any]]]:
         """The outputs by line numbers. If the terms of a line cannot be met, it becomes a bad line."""
@@ -174,13 +186,12 @@ class Generator:
             options["forbid"] = list(orders[0].forbid)
         try:
             found = self.generate([order.line.texts[0] for order in orders], options)
-        except ValueError as error:
-            if not (orders[0].terms or any(order.has_own for order in orders)):
-                raise
+        except UnmetTerms as error:
             if len(orders) == 1:
                 orders[0].line.error = str(error)
                 return {}
-            return {number: each for order in orders for number, each in self.results([order]).items()}
+            half = len(orders) // 2
+            return self.results(orders[:half]) | self.results(orders[half:])
         return {order.line.number: each for order, each in zip(orders, found)}
 
     def generate(self, texts: list[str], options: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -194,9 +205,8 @@ class Generator:
         if self.format == "jsonl":
             if line.error is not None:
                 return write_record({**line.record, "error": line.error})
-            known = {
-                name: value for name, value in line.record.items() if name != "error"
-            }  # of an earlier run
+            known = dict(line.record)
+            known.pop("error", None)  # of an earlier run
             return write_record({**known, **self.columns(results)})
         words = []
         for result in results:
@@ -217,21 +227,17 @@ class Generator:
             found["utility"] = [round(result["utility"], 6) for result in results]
         if self.request.alignments:
             found["alignment"] = [result["alignment"] for result in results]
-        return {name: values if self.request.n_best > 1 else values[0] for name, values in found.items()}
+        several = self.request.n_best > 1 or len(results) > 1
+        return {name: values if several else values[0] for name, values in found.items()}
 
 
 @dataclass
 class Order:
-    """A line with the terms of the command and its own.
-
-    Args:
-        has_own: whether it has terms or forbidden words of its own.
-    """
+    """A line with the terms of the command and its own."""
 
     line: Line
     terms: dict[str, str]
     forbid: tuple[str, ...]
-    has_own: bool
 
 
 def own_terms(record: dict[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from .verb import BAD_LINES, INTERRUPTED, USAGE, Stop, report
 
@@ -158,9 +158,8 @@ class Streams:
             if self.input is not None and self.output.samefile(self.input):
                 raise Stop(f"error: {self.output} is the input too: give another --output", USAGE)
             if self.output.is_file() and self.output.stat().st_size and not (self.resume or self.overwrite):
-                raise Stop(
-                    f"error: {self.output} exists: continue it with --resume, or replace it with --overwrite"
-                )
+                resume = "continue it with --resume, or " if self.format in ("text", "jsonl") else ""
+                raise Stop(f"error: {self.output} exists: {resume}replace it with --overwrite")
         elif not self.output.absolute().parent.is_dir():
             raise Stop(f"error: there is no folder {self.output.absolute().parent}")
 
@@ -215,8 +214,10 @@ class Streams:
             with self.output.open("ab") as file:
                 yield file, done
         else:
-            with self.output.open("wb") as file:
-                yield file, 0
+            with self.output.open("r+b" if self.output.is_file() else "wb") as file:
+                new = Replacement(file)
+                yield cast("BinaryIO", new), 0
+                new.write(b"")
 
     def _count(self) -> int | None:
         """The number of lines of an input file."""
@@ -233,6 +234,8 @@ class Streams:
         return tqdm(total=total, initial=done, unit=f" {unit}", disable=disable, file=sys.stderr)
 
     def _how_to_resume(self, written: int) -> str:
+        if not written:
+            return "stopped before the first line was written"
         if self.output is None:
             return f"stopped after {written} lines; with --output FILE a stopped run can be resumed"
         import shlex
@@ -242,6 +245,22 @@ class Streams:
         ]
         words += [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         return f"stopped after {written} lines of {self.output}; continue: {shlex.join([*words, '--resume'])}"
+
+
+class Replacement:
+    """A file that keeps its old content until the first write: an error before it loses nothing."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.has_begun = file, False
+
+    def write(self, data: bytes) -> int:
+        if not self.has_begun and self.file.seekable():
+            self.file.truncate(0)
+        self.has_begun = True
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def good_lines(path: Path, bad: list[str]) -> Iterator[str]:

@@ -95,6 +95,9 @@ def make_data(folder: Path) -> None:
         table = rows.rename_columns([{"es": "de"}.get(column, column) for column in rows.column_names])
         parquet.write_table(table, folder / f"{name}.parquet")
     (folder / "terms.tsv").write_text("land\ttierra\n")
+    (folder / "strings.txt").write_text("<b>The land</b> of {name}\n")
+    cues = [f"{number}\n00:00:0{number},000 --> 00:00:0{number},900\n{english[number]}\n" for number in (1, 2)]
+    (folder / "film.srt").write_text("\n".join(cues))
     recipe = (ROOT / "recipes" / "translation" / "quickstart.yaml").read_text()
     recipe = recipe.replace("dataset: bible_en_es", "validation_file: [dev.tsv]")
     (folder / "my.yaml").write_text(f"# python recipes/seq2seq.py my.yaml\n{recipe}")

@@ -18,6 +18,7 @@ from pages import ROOT
 from PIL import Image
 
 PROGRAMS = os.environ["PATH"]
+LINKED = ("src", "data")  # the rest is copied, because some commands write into the repository
 ROWS = 60
 CORPUS = ROOT / "src" / "vanilla_transformer" / "corpora" / "bible_en_es" / "validation.parquet"
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "encoder_layers": 1}
@@ -31,8 +32,16 @@ def make_sandbox(folder: Path) -> None:
     """Fill a folder, and set the environment for commands that run in it."""
     os.environ["TQDM_DISABLE"] = "1"  # no progress bars
     for entry in ROOT.iterdir():
-        if entry.name not in (".git", ".venv", "outputs", "site"):
+        if entry.name.startswith(".") or entry.name in ("outputs", "site"):
+            continue
+        if entry.name in LINKED:
             (folder / entry.name).symlink_to(entry)
+        elif entry.is_dir():
+            shutil.copytree(
+                entry, folder / entry.name, ignore=shutil.ignore_patterns("outputs", "__pycache__")
+            )
+        else:
+            shutil.copy(entry, folder)
     make_programs(folder / ".venv")
     make_data(folder)
     make_models(folder)
@@ -96,7 +105,9 @@ def make_data(folder: Path) -> None:
         parquet.write_table(table, folder / f"{name}.parquet")
     (folder / "terms.tsv").write_text("land\ttierra\n")
     (folder / "strings.txt").write_text("<b>The land</b> of {name}\n")
-    cues = [f"{number}\n00:00:0{number},000 --> 00:00:0{number},900\n{english[number]}\n" for number in (1, 2)]
+    cues = [
+        f"{number}\n00:00:0{number},000 --> 00:00:0{number},900\n{english[number]}\n" for number in (1, 2)
+    ]
     (folder / "film.srt").write_text("\n".join(cues))
     recipe = (ROOT / "recipes" / "translation" / "quickstart.yaml").read_text()
     recipe = recipe.replace("dataset: bible_en_es", "validation_file: [dev.tsv]")

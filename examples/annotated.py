@@ -10,6 +10,7 @@ sentences, S source tokens, T target tokens. tests/test_annotated.py holds logit
 rate and both searches equal to those of the `vanilla_transformer` package with the same weights.
 """
 
+import argparse
 import itertools
 import math
 import random
@@ -199,8 +200,7 @@ def smoothed_loss(logits, labels, epsilon=0.1):
     return loss[labels != PAD].mean()
 
 
-# Section 5.3, Optimizer. The rate grows linearly during the warm-up, then falls with the square root of the
-# step.
+# Section 5.3, Optimizer. The rate grows linearly during the warm-up, then falls as 1 / √step.
 def learning_rate(step, d_model, warmup_steps=4000):
     """lrate = d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5), equation 3. Steps count from 1."""
     return d_model**-0.5 * min(step**-0.5, step * warmup_steps**-1.5)
@@ -311,6 +311,7 @@ def text(ids):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     random.seed(1)
     torch.manual_seed(1)
     numbers = [random.randrange(10 ** random.randint(3, 6)) for _ in range(20_000)]

@@ -7,7 +7,7 @@ It computes the losses and weights of `python recipes/seq2seq.py` with the same 
 Trainer adds checkpoints, resuming, gradient accumulation, and the choice of what is fixed here.
 """
 
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,4 +113,7 @@ def evaluate(accelerator, model, held_out):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a YAML of recipes/translation that names a data set of the package")
+    parser.add_argument("output_dir", help="folder for the trained model")
+    main(**vars(parser.parse_args()))

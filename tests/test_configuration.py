@@ -55,6 +55,14 @@ def test_presets_have_the_papers_parameter_counts(preset, millions):
     assert round(parameters_in_millions(preset)) == millions
 
 
+@pytest.mark.parametrize(
+    ("preset", "dropout"),
+    [("base", 0.1), ("big", 0.3), ("table3-D-dropout-0.0", 0.0), ("table3-D-dropout-0.2", 0.2)],
+)
+def test_presets_have_the_papers_dropout(preset, dropout):
+    assert VanillaTransformerConfig.from_preset(preset).dropout == dropout
+
+
 def test_default_configuration_is_the_papers_base_model():
     config = VanillaTransformerConfig()
     assert (config.encoder_layers, config.decoder_layers) == (6, 6)

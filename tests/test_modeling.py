@@ -57,6 +57,19 @@ def test_a_later_word_changes_no_earlier_output(batch, settings):
     assert not torch.allclose(before[3], after[3])
 
 
+@torch.no_grad()
+def test_every_output_of_the_encoder_depends_on_every_word(batch):
+    model = random_model(encoder_layers=1)
+    encode = lambda source: model.get_encoder()(input_ids=source).last_hidden_state[0]  # noqa: E731
+    source = pair(batch, 0)["input_ids"]
+    before = encode(source)
+    for position in range(source.shape[1]):
+        changed = source.clone()
+        changed[0, position] = (source[0, position] + 1) % VOCABULARY
+        moved = (encode(changed) - before).abs().amax(-1)
+        assert (moved > 1e-6).all(), f"the word at {position} does not reach {moved.argmin().item()}"
+
+
 @variants
 @torch.no_grad()
 def test_cached_equals_uncached(batch, settings):

@@ -129,6 +129,17 @@ def test_retrained_on_other_text_stays_exact(tokenizer):
 # The vocabulary
 
 
+def test_source_and_target_share_one_vocabulary_of_both_languages(shared, corpus):
+    for text in (corpus["en"][0], corpus["es"][0]):
+        assert shared(text_target=text).input_ids == shared(text).input_ids
+    for language in ("en", "es"):  # byte pairs of both: the one of the other language alone needs more pieces
+        texts, other = (
+            corpus[language][:50],
+            train(corpus["es" if language == "en" else "en"], vocab_size=3000),
+        )
+        assert sum(map(len, shared(texts).input_ids)) < sum(map(len, other(texts).input_ids))
+
+
 def test_ids_are_in_order(shared):
     tokens = shared.convert_ids_to_tokens(range(len(shared)))
     assert tokens[:5] == ["<s>", "<pad>", "</s>", "<2es>", "<2de>"]

@@ -164,7 +164,12 @@ def make_models(folder: Path) -> None:
             tokenizer.save_pretrained(folder / "outputs" / name)
 
     save(
-        vt.VanillaTransformerForConditionalGeneration, "quickstart", "mine", "multi30k_en_de_tiny", "earlier"
+        vt.VanillaTransformerForConditionalGeneration,
+        "quickstart",
+        "mine",
+        "multi30k_en_de_tiny",
+        "earlier",
+        "second",
     )
     save(vt.VanillaTransformerForCausalLM, "bible_en", encoder_layers=0)
     save(vt.VanillaTransformerForMaskedLM, "masked", tokenizer=masked, decoder_layers=0)

@@ -132,6 +132,8 @@ def test_training_curves_are_legible(scale):
     assert_legible(figure)
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([6, 12, 24])
     assert_legible(pictures.plot_training_curves([]))
+    short = pictures.plot_training_curves(history[-1:])  # ended before the first logged loss
+    assert [text.get_text() for text in short.axes[0].get_legend().get_texts()] == ["validation"]
 
 
 def test_length_against_bleu_scores_each_bin_alone():

@@ -29,13 +29,15 @@ def plot_training_curves(log_history: list[dict]) -> Picture:
     measured = [key for key in QUALITY if any(key in entry for entry in log_history)][:1]
     figure, axes = panels(1, 1 + len(measured))
     training, validation = _series(log_history, "loss"), _series(log_history, "eval_loss")
-    axes[0].plot(*training, color=COLORS[0], linewidth=1.2, label="training")
-    if len(validation[0]):
+    if training[0]:
+        axes[0].plot(*training, color=COLORS[0], linewidth=1.2, label="training")
+    if validation[0]:
         axes[0].plot(
             *validation, color=COLORS[1], linestyle="--", marker="o", markersize=4, label="validation"
         )
     axes[0].set(xlabel="update", ylabel="loss (nats)", title="Loss")
-    axes[0].legend()
+    if axes[0].lines:
+        axes[0].legend()
     for panel, key in zip(axes[1:], measured):
         panel.plot(*_series(log_history, key), color=COLORS[1], linestyle="--", marker="o", markersize=4)
         panel.set(xlabel="update", ylabel=QUALITY[key], title=f"Validation {QUALITY[key]}")

@@ -39,20 +39,12 @@ def main(recipe, output_dir):
     tokenizer = VanillaTransformerTokenizer.train([train[source], train[target]], recipe.vocab_size)
     pairs = corpus.map(lambda row: tokenizer(row[source], text_target=row[target]), batched=True)
     pairs = pairs.select_columns(["input_ids", "labels"])
-    train = pairs["train"].filter(
-        lambda pair: (
-            len(pair["input_ids"]) <= recipe.max_source_length
-            and len(pair["labels"]) <= recipe.max_target_length
-        )
-    )
-    sampler = TokenBudgetSampler(
-        *([len(ids) for ids in train[side]] for side in ("input_ids", "labels")),
-        max_source_tokens=recipe.max_source_tokens,
-        max_target_tokens=recipe.max_target_tokens,
-        num_replicas=accelerator.num_processes,
-        rank=accelerator.process_index,
-        seed=42,
-    )
+    longest = {"input_ids": recipe.max_source_length, "labels": recipe.max_target_length}
+    train = pairs["train"].filter(lambda pair: all(len(pair[side]) <= longest[side] for side in longest))
+    lengths = ([len(ids) for ids in train[side]] for side in longest)
+    budget = (recipe.max_source_tokens, recipe.max_target_tokens)
+    processes = {"num_replicas": accelerator.num_processes, "rank": accelerator.process_index}
+    sampler = TokenBudgetSampler(*lengths, *budget, **processes, seed=42)
     collate = Seq2SeqCollator(tokenizer.pad_token_id)
     batches = DataLoader(train, batch_sampler=sampler, collate_fn=collate)
     held_out = DataLoader(pairs["validation"], recipe.per_device_eval_batch_size, collate_fn=collate)

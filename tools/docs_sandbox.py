@@ -177,9 +177,32 @@ def make_models(folder: Path) -> None:
     names = {0: "O", 1: "B-PER", 2: "I-PER"}
     tagger = vt.VanillaTransformerForTokenClassification
     save(tagger, "token_classification_quickstart", decoder_layers=0, id2label=names)
+    make_vision_models(folder / "outputs")
+    pairs = list(zip(rows["en"].to_pylist(), rows["es"].to_pylist()))[:40]
+    tests = [{"source": source, "translation": other, "reference": other} for source, other in pairs]
+    lines = "".join(json.dumps(test) + "\n" for test in tests)
+    (folder / "outputs" / "quickstart" / "translations.jsonl").write_text(lines)
+    log_history = [{"step": step, "loss": 9 / step, "learning_rate": 1e-3 * step} for step in (1, 2, 3)]
+    state = json.dumps({"log_history": log_history})
+    (folder / "outputs" / "quickstart" / "trainer_state.json").write_text(state)
     for name in HUB:
         write_marian(folder / name)
     torch.save(a_translator_of_torch().state_dict(), folder / "model.pt")
+
+
+def make_vision_models(outputs: Path) -> None:
+    import vanilla_transformer as vt
+
+    sizes = {**SIZES, "patch_size": 4, "id2label": {digit: str(digit) for digit in range(10)}}
+    classes = vt.VanillaTransformerVisionConfig(**sizes, image_size=16)
+    boxes = vt.VanillaTransformerDetectionConfig(**sizes, decoder_layers=1, num_queries=6)
+    for name, model, size in (
+        ("image_classification", vt.VanillaTransformerForImageClassification(classes), 16),
+        ("object_detection", vt.VanillaTransformerForObjectDetection(boxes), 40),
+    ):
+        model.save_pretrained(outputs / f"{name}_quickstart")
+        processor = vt.VanillaTransformerImageProcessor(size={"height": size, "width": size})
+        processor.save_pretrained(outputs / f"{name}_quickstart")
 
 
 def a_translator_of_torch() -> Any:

@@ -38,6 +38,8 @@ RULES = [
     (r"(.*benchmarks/stream_resume\.py).*", r"\1 --pairs 60000 --at 0.3", ""),
     (r"(.*benchmarks/normalization\.py).*", r"\1 --updates 2 --tokens 64", ""),
     (r"(.*benchmarks/translate_lines\.py outputs/quickstart).*", r"\1 --lines 8 --rounds 1", ""),
+    # the models of an ensemble have one vocabulary, and the page trained outputs/mine
+    (r"(.* outputs/mine .*--ensemble )(\S+)(.*)", r"rm -rf \2 && cp -r outputs/mine \2 && \1\2\3", ""),
     (r"checkpoint_scores\.py", "", "needs the checkpoints of a whole run"),
     (r"benchmarks/(alignments|forced_terms|length_penalty)\.py", "", "needs Multi30k and its trained model"),
 ]

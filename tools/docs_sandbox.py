@@ -169,7 +169,6 @@ def make_models(folder: Path) -> None:
         "mine",
         "multi30k_en_de_tiny",
         "earlier",
-        "second",
     )
     save(vt.VanillaTransformerForCausalLM, "bible_en", encoder_layers=0)
     save(vt.VanillaTransformerForMaskedLM, "masked", tokenizer=masked, decoder_layers=0)

@@ -67,9 +67,15 @@ def test_pipelines_choose_among_samples():
         assert chosen["translation_text"] == texts[minimum_bayes_risk(texts)]
 
 
-def test_blank_texts_and_single_outputs_stay_as_they_are():
+def test_blank_texts_stay_as_they_are():
     pipe = make("translation", vanilla())
     assert pipe(" ", mbr=True, num_return_sequences=3)[0] == {"translation_text": "", "utility": 0.0}
-    assert pipe(TEXTS[0], mbr=True)[0]["translation_text"] == pipe(TEXTS[0])[0]["translation_text"]
     (ids,) = pipe(TEXTS[0], mbr=True, num_return_sequences=3, return_tensors=True)
     assert set(ids) == {"translation_token_ids", "utility"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_return_sequences": 1}, {"do_sample": True, "num_beams": 1}])
+def test_a_choice_among_one_output_is_an_error(settings):
+    pipe = make("translation", vanilla())
+    with pytest.raises(ValueError, match="mbr chooses among several outputs .* set num_return_sequences"):
+        pipe(TEXTS, mbr=True, **settings)

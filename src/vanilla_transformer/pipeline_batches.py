@@ -149,7 +149,16 @@ def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: 
 
 
 def with_minimum_risk(records: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
-    """The record with the largest expected utility, which it gets as `utility`."""
+    """The record with the largest expected utility, which it gets as `utility`.
+
+    Raises:
+        ValueError: there is one output only.
+    """
+    if len(records) < 2:
+        raise ValueError(
+            "mbr chooses among several outputs of a text, but there is one: set num_return_sequences, such as "
+            "num_return_sequences=8 with num_beams=8, or with do_sample=True and num_beams=1"
+        )
     utilities = expected_utilities(texts)
     best = max(utilities)
     return [{**records[utilities.index(best)], "utility": best}]

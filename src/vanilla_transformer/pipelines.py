@@ -72,8 +72,8 @@ class Text2TextGenerationPipeline(Pipeline):
             of texts. A term applies to texts with its source; see `find_terms`. Only models
             of this package have them, with `num_beams > 1`.
         forbid: words and phrases that no output has; see `ForbiddenTerms`.
-        mbr: return one of the `num_return_sequences` outputs of a text, that with minimum Bayes risk by chrF.
-            Its record has `utility`, the mean chrF. It needs the extra [metrics].
+        mbr: return one of the `num_return_sequences` outputs of a text, at least 2, that with minimum Bayes
+            risk by chrF. Its record has `utility`, the mean chrF. It needs the extra [metrics].
         return_scores: a record also has `log_probability`, `score` (s(Y, X), with the length penalty of the
             search) and `token_log_probabilities`, whose last one is that of the end token.
         return_alignments: a record also has `alignment`: "0-0 2-1" links words 0 and 0, and 2 and 1, of the

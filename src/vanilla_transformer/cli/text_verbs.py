@@ -96,7 +96,7 @@ def generating_verb(task: str, help: str) -> Entry:
         ] = False,
         mbr: Annotated[
             int | None,
-            typer.Option(min=1, help="Of so many outputs, write the one with minimum Bayes risk by chrF."),
+            typer.Option(min=2, help="Of so many outputs, write the one with minimum Bayes risk by chrF."),
         ] = None,
         ensemble: Annotated[
             list[str] | None,

@@ -342,6 +342,25 @@ def test_text_of_the_model_is_written_as_text(text):
         assert found.count("\n") == document.count("\n")
 
 
+@pytest.mark.parametrize(
+    "format, document",
+    [
+        ("md", "<b> a `code\ngoes on`"),
+        ("md", "<b> `  `r"),
+        ("md", "$$\n$$c </b>"),
+        ("md", "[f`\t`\t](u)"),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n<i> a {n, plural,  one {x}}"),
+    ],
+)
+def test_space_within_code_and_placeholders_moves_no_markup(format, document):
+    assert translate_document(same, document, format) == document
+
+
+def test_a_document_that_the_parser_cannot_read_is_a_clear_error():
+    with pytest.raises(ValueError, match="Markdown parser fails on this document"):
+        Document("* [x] \\\r  =", "md")
+
+
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="'xml'.*txt, md"):
         translate_document(same, "", "xml")

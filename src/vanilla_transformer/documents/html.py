@@ -5,7 +5,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 from .inline import PLACEHOLDERS, VOID, escape_html, read_inline, tag
-from .pieces import Parts, Piece, Segment
+from .pieces import Parts, Piece, Segment, opaque
 
 # Elements that the HTML standard shows within a line. All others end a segment.
 INLINE = frozenset(
@@ -146,7 +146,7 @@ def read_html(document: str) -> Parts:
             if not silent:
                 whole, text = ("".join(column) for column in zip(*inside))
                 if name in INLINE and text.strip():
-                    add(Piece("opaque", whole, " ".join(text.split())), line=line)
+                    add(opaque(whole, text), line=line)
                 elif name in BLOCKS:
                     parts.append(whole)
                 else:

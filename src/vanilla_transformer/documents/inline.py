@@ -3,7 +3,7 @@
 import html
 import re
 
-from .pieces import Piece, Segment, plain
+from .pieces import Piece, Segment, opaque, plain
 
 VOID = {"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 TAG = r"""</?(?P<name>[A-Za-z][\w.:-]*|\d+)(?P<attributes>(?:[\s/.](?:[^<>"']|"[^"]*"|'[^']*')*)?)>"""
@@ -47,7 +47,7 @@ def read_inline(text: str, markup: re.Pattern[str] = MARKUP) -> list[Piece]:
         elif kind == "entity":
             pieces.append(Piece("text", raw, html.unescape(raw)))
         else:
-            pieces.append(Piece("opaque", raw, raw) if kind == "opaque" else Piece("point", raw))
+            pieces.append(opaque(raw) if kind == "opaque" else Piece("point", raw))
     if end < len(text):
         pieces.append(plain(text[end:]))
     return pieces

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..extras import extra
 from .inline import PLACEHOLDERS, read_inline, tag
-from .pieces import Parts, Piece, Segment
+from .pieces import Parts, Piece, Segment, opaque
 
 INLINE = {"Emphasis", "Image", "Link", "Strikethrough", "Strong"}
 KEPT = {"CodeBlock", "HtmlBlock", "MetadataBlock"}
@@ -32,8 +32,17 @@ def parse(document: str) -> list[tuple[str, Any, int, int]]:
         | known.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
         | known.ENABLE_HEADING_ATTRIBUTES
     )
+    try:
+        found = pyromark.events_with_range(document, options=options)
+    except BaseException as error:  # a panic in Rust is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"the Markdown parser fails on this document ({error}): translate it in halves to find the place, "
+            'or as "txt"'
+        ) from None
     events = []
-    for event, place in pyromark.events_with_range(document, options=options):
+    for event, place in found:
         name, details = next(iter(event.items())) if isinstance(event, dict) else (event, None)
         events.append((name, details, place["start"], place["end"]))
     return events
@@ -118,12 +127,14 @@ class Reader:
             self.parts.append(self.segment)
         raw = self.source[self.position : end].decode()
         self.position, self.line = end, self.line + raw.count("\n")
-        text = text if text is not None else {"break": " ", "opaque": raw}.get(kind, "")
         pieces = self.segment.pieces
         if kind == "tag":
             pieces.append(tag(raw))
+        elif kind == "opaque":
+            pieces.append(opaque(raw))
         else:
-            pieces.append(Piece(kind, raw, text, name))
+            shown = " " * (kind == "break") if text is None else text
+            pieces.append(Piece(kind, raw, shown, name))
 
     def add_text(self, text: str, start: int, end: int) -> None:
         if start > self.position and self.source[start - 1 : start] == b"\\":

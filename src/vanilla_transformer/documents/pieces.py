@@ -27,6 +27,11 @@ def plain(text: str) -> Piece:
     return Piece("text", text, text)
 
 
+def opaque(raw: str, text: str | None = None) -> Piece:
+    """A part that the model may copy. It sees single spaces, as in all text: code may go on in another line."""
+    return Piece("opaque", raw, " ".join((raw if text is None else text).split()))
+
+
 @dataclass
 class Segment:
     """A paragraph, a heading, a cell: pieces that are read as one text.

@@ -204,6 +204,20 @@ def test_a_bad_sentence_of_a_document_stays_as_it_is_and_is_reported_with_its_li
     ).stderr  # fmt: skip
 
 
+def test_terms_that_do_not_fit_cost_their_sentence_of_a_document_only(models, tmp_path):
+    (tmp_path / "terms.tsv").write_text(f"dog\t{'brown ' * 60}\nfox\tfence\nlazy\tover it\n")
+    (tmp_path / "in.md").write_text("a fox\n\n- the **dog**\n- a {x} fox\n\nthe lazy fox\n")
+    words = ("translate", models["translate"], tmp_path / "in.md", "--format", "md")
+    words += ("--terms", tmp_path / "terms.tsv", "--forbid", "over")
+    result = call(*words, code=3)
+    found = result.stdout.split("\n")
+    assert found[2] == "- the **dog**" and found[5] == "the lazy fox"
+    assert "fence" in found[0] and "fence" in found[3]
+    assert f"{tmp_path / 'in.md'}, line 3: the terms of the text need" in result.stderr
+    assert f"{tmp_path / 'in.md'}, line 6: the term 'over it' is forbidden too" in result.stderr
+    assert "2 of 4 sentences were bad" in result.stderr
+
+
 def test_a_reader_of_a_document_that_goes_ends_the_program_quietly(models):
     process = start("translate", models["translate"], "--format", "txt")
     process.stdout.close()

@@ -1,9 +1,10 @@
 """`translate` and `generate` with a document: read as a whole, and written as a whole."""
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..documents import Document, translate_sentences
 from ..documents.sentences import Sentence
+from ..terms import UnmetTerms
 from .generating import Generator, Request, check_length, read_terms
 from .lines import Streams
 from .verb import BAD_LINES, USAGE, Stop, report
@@ -25,18 +26,22 @@ def run_document(request: Request, streams: Streams, language: str | None) -> No
         options["terms"] = terms
     if request.forbid:
         options["forbid"] = request.forbid
-    translations, bad = [], 0
+    translations: list[str] = []
+    bad = 0
+    place = f"{streams.input}, line" if streams.input else "line"
     with streams.progress(len(document.sentences), "sentences") as bar:
         for first in range(0, len(document.sentences), streams.window):
             window = document.sentences[first : first + streams.window]
             errors = [error_of(sentence, generator) for sentence in window]
             good = [sentence for sentence, error in zip(window, errors) if error is None]
-            found = iter(translate_sentences(generator.pipe, good, **options))
+            found = iter(translated(good, generator.pipe, options))
             for sentence, error in zip(window, errors):
-                translations.append(next(found) if error is None else sentence.raw)
-                if error is not None:
+                output = error or next(found)
+                if isinstance(output, ValueError):
                     bad += 1
-                    report(f"line {sentence.line}: {error}; it stays as it is: {sentence.text[:40]!r}")
+                    report(f"{place} {sentence.line}: {output}; it stays as it is: {sentence.text[:40]!r}")
+                    output = sentence.raw
+                translations.append(output)
             bar.update(len(window))
     with streams.open_output() as (target, _):
         target.write(MARK * data.startswith(MARK) + document.write(translations).encode(errors="replace"))
@@ -73,13 +78,24 @@ def read(file: BinaryIO) -> bytes:
     return data
 
 
-def error_of(sentence: Sentence, generator: Generator) -> str | None:
+def translated(sentences: list[Sentence], pipe: Any, options: dict[str, Any]) -> list[str | ValueError]:
+    """The translations; the error of a sentence whose terms cannot be met."""
+    try:
+        return [*translate_sentences(pipe, sentences, **options)]
+    except UnmetTerms as error:
+        if len(sentences) == 1:
+            return [error]
+        half = len(sentences) // 2
+        return translated(sentences[:half], pipe, options) + translated(sentences[half:], pipe, options)
+
+
+def error_of(sentence: Sentence, generator: Generator) -> ValueError | None:
     """Why the model cannot take a sentence."""
     if "\0" in sentence.text:
-        return "it contains a NUL byte"
+        return ValueError("it contains a NUL byte")
     try:
         if not generator.request.truncate:
             check_length(generator.pipe.tokenizer, generator.pipe.prefix + sentence.text, generator.longest)
     except ValueError as error:
-        return str(error)
+        return error
     return None

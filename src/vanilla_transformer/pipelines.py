@@ -199,7 +199,7 @@ class Text2TextGenerationPipeline(Pipeline):
         names = ("do_sample", "return_dict_in_generate", "return_tensors")
         return any(options.get(name, getattr(settings, name, None)) for name in names)
 
-    def _lengths(self, texts: list, **kwargs: Any) -> list[int]:
+    def _lengths(self, texts: list, /, **kwargs: Any) -> list[int]:
         """The lengths of texts in tokens; raises ValueError that lists all texts which cannot be encoded."""
         options = {**self._preprocess_params, **self._sanitize_parameters(**kwargs)[0]}
         options.pop("terms", None)

@@ -1,10 +1,13 @@
 """`translate`, `summarize` and `generate`: a pipeline over windows of lines."""
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from transformers import GenerationConfig
 
 from ..pipeline_batches import intended_length, number_of_positions
 from ..terms import UnmetTerms, find_terms
@@ -14,6 +17,11 @@ from .verb import USAGE, Stop, report
 # Suffixes of documents that would be harmed if read line by line, and their formats.
 DOCUMENTS = {".htm": "html", ".html": "html", ".md": "md", ".srt": "srt", ".vtt": "vtt"}
 LONGEST_INPUT = 4096  # tokens, for models that state no limit
+# Settings of pipelines and of `generate` that change what they return, where a verb writes texts.
+RETURNED = ("return_tensors", "return_text", "return_full_text", "return_dict_in_generate")
+RETURNED += ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+OWN_OPTIONS = {"return_scores": "--scores", "return_alignments": "--alignments", "markup": "--markup"}
+OWN_OPTIONS |= {"ensemble": "--ensemble"}
 
 
 @dataclass
@@ -74,6 +82,11 @@ class Request:
         ):
             if given and name in self.generate_options:
                 raise Stop(f"error: --set {name} and {option} say the same thing: remove one", USAGE)
+        for name in self.generate_options:
+            if name in OWN_OPTIONS:
+                raise Stop(f"error: --set {name}: use {OWN_OPTIONS[name]} instead", USAGE)
+            if name in RETURNED:
+                raise Stop(f"error: --set {name} asks for other outputs than texts: remove it", USAGE)
         if self.sample and ((self.beams or 1) > 1 or self.beam_groups > 1):
             raise Stop("error: --sample does not search: remove --beam and --beam-groups", USAGE)
         if self.mbr and self.n_best > 1:
@@ -130,6 +143,7 @@ class Generator:
         self.request, self.format = request, format
         options = request.pipeline_options | ({"ensemble": request.ensemble} if request.ensemble else {})
         self.pipe = load_pipeline(request.task, request.model, request.device, **options)
+        check_settings(self.pipe, request.generate_options)
         for model in (self.pipe.model, *self.pipe.ensemble):
             use_precision(model, request.precision)
         self.longest = longest_input(self.pipe.model, self.pipe.tokenizer)
@@ -289,6 +303,16 @@ def load_pipeline(task: str, model: str, device: str | None = None, **options: A
         if device is None:
             raise
         raise ValueError(f"--device {device}: {error}") from error
+
+
+def check_settings(pipe: Any, settings: Iterable[str]) -> None:
+    """Raises an error for names of texts, tensors and objects of Python, which no shell can give."""
+    functions = type(pipe).__call__, type(pipe.model).generate, type(pipe.model).forward
+    taken = {name for function in functions for name in inspect.signature(function).parameters}
+    taken -= {*vars(GenerationConfig()), "batch_size", "num_workers", "custom_generate"}
+    for name in settings:
+        if name in taken:
+            raise Stop(f"error: --set {name}: it is an input or an object of Python: remove it", USAGE)
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

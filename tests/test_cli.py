@@ -422,18 +422,6 @@ def test_an_option_said_twice_is_an_error(words, option, models):
     assert f"and {option} say the same" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *("return_tensors=true", "return_dict_in_generate=true", "output_scores=true", "return_scores=true"),
-        *("generation_config=3", "inputs=a", "input_ids=[3]", "decoder_input_ids=3", "streamer=1"),
-    ],
-)
-def test_a_setting_that_is_no_setting_of_texts_is_named(setting, models):
-    result = call("translate", models["translate"], "--set", setting, input="the dog\n", code=2)
-    assert f"error: --set {setting.split('=')[0]}" in result.stderr
-
-
 def test_several_outputs_of_set_are_all_in_the_record(models):
     words = ("translate", models["translate"], "--format", "jsonl", "--set", "num_return_sequences=3")
     (line,) = outputs(call(*words, input='{"text": "the dog"}\n'))

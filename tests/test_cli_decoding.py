@@ -85,3 +85,15 @@ def test_ensembles_are_those_of_the_pipeline(models):
 def test_options_that_contradict_each_other_are_one_line(models, words, code, message):
     error = translate(models[0], *words, code=code)
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("return_tensors=true", "return_dict_in_generate=true", "output_scores=true", "return_scores=true"),
+        *("generation_config=3", "inputs=a", "input_ids=[3]", "decoder_input_ids=3", "streamer=1"),
+    ],
+)
+def test_a_setting_that_is_no_setting_of_texts_is_named(setting, models):
+    error = translate(models[0], "--set", setting, code=2)
+    assert f"error: --set {setting.split('=')[0]}" in error and len(error.strip().splitlines()) == 1

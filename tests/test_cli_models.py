@@ -1,8 +1,10 @@
 """The command's verbs that train, convert and describe models."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ def translator(tmp_path_factory):
 def test_help_imports_neither_torch_nor_transformers():
     code = """
 import sys
+from pathlib import Path
 sys.argv = ["vanilla-transformer", *sys.argv[1:]]
 import vanilla_transformer_command
 try:
@@ -96,6 +99,37 @@ def test_info_counts_the_operations_that_torch_counts(settings):
 def test_info_reads_a_folder_and_loads_no_weights(translator, tmp_path):
     (tmp_path / "config.json").write_text((translator / "config.json").read_text())
     assert call("info", tmp_path, "--json").stdout == call("info", translator, "--json").stdout
+
+
+@pytest.mark.parametrize(
+    "file, content, named",
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", "{nonsense", "config.json is not valid JSON"),
+        ("config.json", '{"model_type": "vanilla_transformer", "hidden_size": "x"}', "'hidden_size'"),
+        ("model.safetensors", None, "has no weights"),
+        ("model.safetensors", "nonsense", "model.safetensors is no file of safetensors"),
+        ("tokenizer.json", None, "has no tokenizer"),
+        ("tokenizer.json", "{nonsense", "tokenizer.json is not valid JSON"),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_is_one_line(file, content, named, translator, tmp_path):
+    folder = shutil.copytree(translator, tmp_path / "model")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    error = call("translate", folder, input="the dog\n", code=1).stderr
+    assert named in error and str(folder) in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["translate", "score", "classify", "info"])
+@pytest.mark.parametrize("name", ["no/such/folder", "a-file"])
+def test_a_model_that_does_not_exist_is_one_line(verb, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").write_text("x")
+    error = call(verb, name, input="the dog\n", code=1).stderr
+    expected = {"no/such/folder": "there is no folder no/such/folder", "a-file": "a-file is a file"}[name]
+    assert expected in error and len(error.strip().splitlines()) == 1
 
 
 def test_every_recipe_that_is_listed_has_its_script():

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from ..pipeline_batches import intended_length, number_of_positions
 from ..terms import UnmetTerms, find_terms
 from .lines import Line, Streams, as_one_line, write_record
+from .loading import loading
 from .verb import USAGE, Stop, report
 
 # Suffixes of documents that would be harmed if read line by line, and their formats.
@@ -298,7 +299,8 @@ def load_pipeline(task: str, model: str, device: str | None = None, **options: A
     if device is not None:
         options["device"] = device
     try:
-        return transformers.pipeline(task, model=model, **options)  # type: ignore[call-overload]
+        with loading(model):
+            return transformers.pipeline(task, model=model, **options)  # type: ignore[call-overload]
     except (AssertionError, RuntimeError) as error:
         if device is None:
             raise

@@ -14,6 +14,7 @@ from ..configuration_vanilla_transformer import (
     VanillaTransformerDetectionConfig,
     VanillaTransformerVisionConfig,
 )
+from .loading import loading
 
 PRESET_CONFIGS: dict[str, tuple[type[LayersConfig], str]] = {
     "text": (VanillaTransformerConfig, "AutoModelForSeq2SeqLM"),
@@ -33,12 +34,11 @@ def without_weights(name: str, kind: str) -> PreTrainedModel:
         config = config_class.from_preset(name)
     else:
         try:
-            config = AutoConfig.from_pretrained(name)
+            with loading(name):
+                config = AutoConfig.from_pretrained(name)
         except OSError as error:
             presets = ", ".join(config_class.presets)
-            raise OSError(
-                f"{name} is no folder and no preset ({presets}), and the Hub says: {error}"
-            ) from error
+            raise OSError(f"{error}; it is no preset either ({presets})") from error
         architecture = (config.architectures or [""])[0]
         auto_class = next(
             (

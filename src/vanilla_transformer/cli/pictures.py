@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .generating import load_pipeline
 from .information import without_weights
+from .loading import loading
 from .verb import BAD_LINES, USAGE, Stop, report
 
 TEXTS = ("attention", "alignment", "page")  # what needs a text
@@ -118,8 +119,11 @@ def log_history(folder: Path) -> list[dict]:
 def load(model: str) -> Any:
     """The model of a folder or a Hub name, of the class that was saved."""
     transformers.utils.logging.disable_progress_bar()
-    return type(without_weights(model, "text")).from_pretrained(model).eval()
+    model_class = type(without_weights(model, "text"))
+    with loading(model):
+        return model_class.from_pretrained(model).eval()
 
 
 def load_tokenizer(model: str) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(model)
+    with loading(model):
+        return transformers.AutoTokenizer.from_pretrained(model)

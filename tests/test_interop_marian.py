@@ -1,6 +1,7 @@
 """An imported Marian model gives the original's numbers and texts, with its own tokenizer."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -220,3 +221,35 @@ def test_a_tokenizer_without_its_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as if it were not installed
     with pytest.raises(ModuleNotFoundError, match=r"sentencepiece is missing: install the extra \[interop\]"):
         import_model(tmp_path / "opus")
+
+
+@pytest.mark.parametrize("file", ["source.spm", "target.spm", "vocab.json", "config.json"])
+def test_a_file_that_is_missing_is_named(folders, tmp_path, file):
+    folder = shutil.copytree(folders[1], tmp_path / "opus")
+    (folder / file).unlink()
+    with pytest.raises(ConversionError, match=f"opus has no {file}: copy"):
+        import_model(folder, format="marian", check=False)
+
+
+def test_a_second_vocabulary_that_is_missing_is_named(tmp_path):
+    pytest.importorskip("sentencepiece")
+    write_marian(tmp_path / "opus", separate=True)
+    (tmp_path / "opus" / "target_vocab.json").unlink()
+    with pytest.raises(ConversionError, match="opus has no target_vocab.json: copy"):
+        import_model(tmp_path / "opus", check=False)
+
+
+def test_files_that_cannot_be_read_are_named(folders, tmp_path):
+    folder = shutil.copytree(folders[1], tmp_path / "opus")
+    (folder / "source.spm").write_text("nonsense")
+    with pytest.raises(ConversionError, match="the tokenizer of .* cannot be read: .*source.spm"):
+        import_model(folder, check=False)
+    (folder / "model.safetensors").write_text("nonsense")
+    with pytest.raises(ConversionError, match="the weights of .*opus cannot be read"):
+        import_model(folder, check=False)
+
+
+def test_a_note_says_that_there_is_no_tokenizer(tmp_path):
+    write_marian(tmp_path / "opus", with_tokenizer=False)
+    notes = import_model(tmp_path / "opus", check=False).report.notes
+    assert any("has no source.spm, target.spm, vocab.json" in note for note in notes)

@@ -209,3 +209,41 @@ def test_meters_of_old_fairseq_checkpoints_are_not_imported(tmp_path, monkeypatc
         patch.setitem(sys.modules, "fairseq.meters", module)
         torch.save(held | {"extra_state": {"train_meters": {"train_loss": meter}}}, file)
     assert_same_logits(import_model(tmp_path / "fairseq").model, reference)
+
+
+@pytest.mark.parametrize(
+    "write, file, content, named",
+    [
+        (write_joeynmt, "config.yaml", None, "has no config.yaml, which belongs to best.ckpt"),
+        (write_joeynmt, "config.yaml", "{nonsense: [", "config.yaml is not valid YAML"),
+        (write_joeynmt, "config.yaml", "", "config.yaml holds no settings, but NoneType"),
+        (write_joeynmt, "config.yaml", "a: 1", "lacks the entry 'model'"),
+        (write_eole, "config.json", None, "needs its config.json too"),
+        (write_eole, "vocab.json", None, "has no vocab.json, which belongs to eole"),
+        (write_eole, "vocab.json", "[]", "vocab.json holds no settings, but list"),
+        (write_eole, "vocab.json", "{}", "lacks the entry 'src'"),
+        (write_eole, "model.00.safetensors", None, "has no weights, such as model.00.safetensors"),
+        (write_eole, "model.00.safetensors", "nonsense", "model.00.safetensors is no file of safetensors"),
+    ],
+)
+def test_a_file_that_is_missing_or_broken_is_named(tmp_path, write, file, content, named):
+    write(tmp_path / "theirs")
+    (tmp_path / "theirs" / file).unlink()
+    if content is not None:
+        (tmp_path / "theirs" / file).write_text(content)
+    with pytest.raises(ConversionError, match=named):
+        import_model(tmp_path / "theirs", check=False)
+
+
+def test_weights_of_opennmt_that_are_not_beside_their_settings_are_named(tmp_path):
+    write_opennmt(tmp_path / "theirs", split=True)
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    with pytest.raises(ConversionError, match="model.safetensors is not beside it"):
+        import_model(tmp_path / "theirs", check=False)
+
+
+def test_the_dictionary_that_is_missing_is_named(tmp_path):
+    write_fairseq(tmp_path / "theirs")
+    (tmp_path / "theirs" / "dict.en.txt").write_text("a 1\n")
+    notes = import_model(tmp_path / "theirs", check=False).report.notes
+    assert any(note.endswith("lacks dict.es.txt") for note in notes)

@@ -156,7 +156,7 @@ def with_minimum_risk(records: list[dict[str, Any]], texts: list[str]) -> list[d
     """
     if len(records) < 2:
         raise ValueError(
-            "mbr chooses among several outputs of a text, but there is one: set num_return_sequences, such as "
+            "mbr chooses among several outputs of a text, but there is one: set num_return_sequences, as "
             "num_return_sequences=8 with num_beams=8, or with do_sample=True and num_beams=1"
         )
     utilities = expected_utilities(texts)

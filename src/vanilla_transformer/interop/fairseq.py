@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer, GenerationConfig
-from transformers.utils import cached_file
 
 from ..extras import extra
 from .parts import Parts, dropout_notes
 from .pieces import marian_tokenizer
-from .reading import float_weights, load_checkpoint, the_file
+from .reading import float_weights, has_file, load_checkpoint, require_files, the_file
 from .torch_nn import count_layers, final_norm
 from .weights import (
     FAIRSEQ_NAMES,
@@ -31,6 +30,7 @@ from .weights import (
 )
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+FSMT_VOCABULARIES = ("vocab-src.json", "vocab-tgt.json")
 PADDING = 1  # both count positions from the id of <pad> + 1
 OLD_NAMES = (  # of checkpoints before 2019
     (r"(encoder\.layers\.\d+)\.layer_norms\.0\.", r"\1.self_attn_layer_norm."),
@@ -171,8 +171,9 @@ def read_tokenizer(
 ) -> tuple[Any, list[str]]:
     """The tokenizer of these files, and notes; None if a file is missing."""
     names = [folder / f"dict.{language}.txt" for language in languages]
-    if not all(name.is_file() for name in names):
-        return None, [f"no tokenizer: {folder} lacks {' or '.join(name.name for name in names)}"]
+    missing = [name.name for name in names if not name.is_file()]
+    if missing:
+        return None, [f"no tokenizer: {folder} lacks {' and '.join(missing)}"]
     words = [read_dictionary(name) for name in names]
     for name, found, size in zip(names, words, (source_size, target_size)):
         if len(found) != size:
@@ -221,6 +222,7 @@ def fsmt_tokenizer(codes: Path, words: list[list[str]], languages: list[str]) ->
 
 def import_fsmt(source: str | PathLike) -> Parts:
     """A folder or Hub name of an `FSMTForConditionalGeneration`, such as facebook/wmt19-en-de."""
+    require_files(source, "config.json")
     config: Any = FSMTConfig.from_pretrained(source)
     refuse(source, encoder_layerdrop=config.encoder_layerdrop, decoder_layerdrop=config.decoder_layerdrop)
     require_equal(
@@ -250,7 +252,8 @@ def import_fsmt(source: str | PathLike) -> Parts:
     model = translation_model(source, fields, weights, embeddings, None, scale)
     model.generation_config = original.generation_config
     notes, tokenizer = [POSITIONS_NOTE, *dropout_notes(config.to_dict())], None
-    if cached_file(source, "merges.txt", _raise_exceptions_for_missing_entries=False):
+    if has_file(source, "merges.txt"):
+        require_files(source, *FSMT_VOCABULARIES)
         with extra("interop"):
             import sacremoses  # noqa: F401  # FSMTTokenizer needs it
         tokenizer = FSMTTokenizer.from_pretrained(source, eos_token="</s>")

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -96,6 +97,10 @@ def import_model(
             raise
         name = str(error).rpartition(" ")[2]
         raise ConversionError(f"the format {format} has no setting {name}") from error
+    except KeyError as error:
+        raise ConversionError(f"{source} lacks the entry {error}, which a model of {format} has") from error
+    except SafetensorError as error:
+        raise ConversionError(f"the weights of {source} cannot be read: {error}") from error
     report = Report(str(source), format, parts.notes)
     if check:
         run_checks(report, parts)
@@ -189,4 +194,6 @@ def format_of_checkpoint(path: Path) -> str:
         return "torch"
     if "blocks.0.attn.qkv.weight" in names:
         return "timm"
-    raise ConversionError(f"{path} is of no known format; it holds {', '.join(sorted(map(str, keys))[:8])}")
+    hint = "; a model of eole or of transformers needs its config.json too" * (path.suffix == ".safetensors")
+    shown = ", ".join(sorted(map(str, keys))[:8])
+    raise ConversionError(f"{path} is of no known format{hint}; it holds {shown}")

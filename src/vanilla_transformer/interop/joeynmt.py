@@ -5,13 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..generation import paper_generation_config
 from ..tokenization_toolkit import CUTS
 from .parts import Parts, dropout_notes
 from .pieces import WORDS_NOTE, Given, Side, missing_subwords, toolkit_tokenizer, with_given_subwords
-from .reading import float_weights, load_checkpoint, the_file
+from .reading import float_weights, load_checkpoint, read_settings, the_file
 from .torch_nn import count_layers, positions
 from .weights import ConversionError, pop, refuse, rename, require_equal, translation_model
 
@@ -44,9 +42,7 @@ def import_joeynmt(
     """
     path = the_file(source, "best.ckpt", "latest.ckpt", "*.ckpt")
     folder = path.parent
-    if not (folder / "config.yaml").is_file():
-        raise ConversionError(f"{folder} has no config.yaml, which belongs to {path.name}")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_settings(folder, "config.yaml", path.name)
     stacks = [config["model"][stack] for stack in STACKS]
     for stack, settings in zip(STACKS, stacks):
         if settings.get("type", "transformer") != "transformer":
@@ -124,7 +120,8 @@ def read_tokenizer(
     settings = {side: data.get(side) or {} for side in ("src", "trg")}
     files = [find_file(folder, side.get("voc_file"), f"{name}_vocab.txt") for name, side in settings.items()]
     if None in files:
-        return None, [f"no tokenizer: {folder} has no src_vocab.txt and trg_vocab.txt"]
+        missing = [f"{name}_vocab.txt" for name, file in zip(settings, files) if file is None]
+        return None, [f"no tokenizer: {folder} has no {' and no '.join(missing)}"]
     words = [Path(str(file)).read_text(encoding="utf-8").splitlines() for file in files]
     for file, found, size in zip(files, words, sizes):
         if len(found) != size:

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
-from transformers.utils import cached_file
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ..extras import extra
 from .parts import Parts, dropout_notes
+from .reading import has_file, require_files
 from .weights import (
     FAIRSEQ_NAMES,
     ConversionError,
@@ -21,9 +22,12 @@ from .weights import (
     translation_model,
 )
 
+TOKENIZER = ("source.spm", "target.spm", "vocab.json")
+
 
 def import_marian(source: str | PathLike) -> Parts:
     """A folder or Hub name of a `MarianMTModel`; the tokenizer stays Marian's own."""
+    require_files(source, "config.json")
     config: Any = MarianConfig.from_pretrained(source)
     refuse(
         source,
@@ -84,8 +88,22 @@ def import_marian(source: str | PathLike) -> Parts:
     model.generation_config = original.generation_config  # with its search, banned words and lengths
     notes += dropout_notes(config.to_dict())
     tokenizer = None
-    if cached_file(source, "source.spm", _raise_exceptions_for_missing_entries=False):
-        with extra("interop"):
-            import sentencepiece  # noqa: F401  # MarianTokenizer needs it
-        tokenizer = MarianTokenizer.from_pretrained(source)
+    if any(has_file(source, name) for name in TOKENIZER):
+        tokenizer = read_tokenizer(source)
+    else:
+        notes.append(f"no tokenizer: {source} has no {', '.join(TOKENIZER)}")
     return Parts(model, tokenizer, original, notes)
+
+
+def read_tokenizer(source: str | PathLike) -> MarianTokenizer:
+    """Raises ConversionError if one of its files is missing or cannot be read."""
+    with extra("interop"):
+        import sentencepiece  # noqa: F401  # MarianTokenizer needs it
+    try:
+        has_two = get_tokenizer_config(source).get("separate_vocabs")
+        require_files(source, *TOKENIZER, *["target_vocab.json"] * bool(has_two))
+        return MarianTokenizer.from_pretrained(source)
+    except ConversionError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ConversionError(f"the tokenizer of {source} cannot be read: {error}") from error

@@ -5,12 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from .parts import Parts, dropout_notes
 from .pieces import WORDS_NOTE, Given, Side, beside, missing_subwords, toolkit_tokenizer, with_given_subwords
-from .reading import float_weights, load_checkpoint, read_json, the_file
+from .reading import float_weights, load_checkpoint, read_settings, the_file
 from .torch_nn import count_layers, positions, with_biases
 from .weights import ConversionError, Weights, pop, refuse, rename, require_equal, translation_model
 
@@ -85,7 +84,10 @@ def import_opennmt(
         weights = float_weights(held["model"])
         weights |= {f"generator.{name}": weight.float() for name, weight in held["generator"].items()}
     else:
-        weights = float_weights(load_file(path.with_suffix(".safetensors")))
+        beside_it = path.with_suffix(".safetensors")
+        if not beside_it.is_file():
+            raise ConversionError(f"{path} holds no weights, and {beside_it.name} is not beside it")
+        weights = float_weights(load_checkpoint(beside_it))
     embeddings = [f"{stack}.embeddings.make_embedding" for stack in ("encoder", "decoder")]
     matrices = [pop(weights, f"{name}.emb_luts.0.weight", path) for name in embeddings]
     tables = {
@@ -113,10 +115,12 @@ def import_eole(
         source_subwords, target_subwords: as for `import_opennmt`.
     """
     folder = Path(source)
-    config, vocabulary = read_json(folder / "config.json"), read_json(folder / "vocab.json")
+    config, vocabulary = (read_settings(folder, f"{name}.json", "eole") for name in ("config", "vocab"))
     weights: Weights = {}
     for file in sorted(folder.glob("model.*.safetensors")):
-        weights |= float_weights(load_file(file))
+        weights |= float_weights(load_checkpoint(file))
+    if not weights:
+        raise ConversionError(f"{folder} has no weights, such as model.00.safetensors: copy them there")
 
     def setting(name: str, default: Any) -> Any:
         """The setting of both stacks; each is written where it was set, or not at all."""

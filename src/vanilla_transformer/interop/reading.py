@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils import cached_file
 
 from .weights import ConversionError, Weights
 
@@ -36,7 +39,10 @@ def load_checkpoint(path: str | PathLike) -> Any:
             They are named, and none of them is built.
     """
     if Path(path).suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ConversionError(f"{path} is no file of safetensors: {error}") from error
     try:
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -58,6 +64,46 @@ def read_json(path: str | PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # also text that is not UTF-8
         raise ConversionError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_settings(folder: Path, name: str, of: str) -> Mapping[str, Any]:
+    """The entries of a JSON or YAML file in a folder.
+
+    Args:
+        of: what the file belongs to, for the error.
+
+    Raises:
+        ConversionError: there is no such file, it cannot be read, or it holds something else than entries.
+    """
+    file = folder / name
+    if not file.is_file():
+        raise ConversionError(f"{folder} has no {name}, which belongs to {of}: copy it there")
+    if file.suffix == ".json":
+        held = read_json(file)
+    else:
+        try:
+            held = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConversionError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(held, Mapping):
+        raise ConversionError(f"{file} holds no settings, but {type(held).__name__}")
+    return held
+
+
+def require_files(source: str | PathLike, *names: str) -> None:
+    """Raises ConversionError that names the files which a folder or a model on the Hub lacks."""
+    missing = [name for name in names if not has_file(source, name)]
+    if missing and not Path(source).exists():
+        raise ConversionError(
+            f"there is no folder {source} here, and the Hub has no {' and no '.join(missing)} of it: "
+            "check the name and the connection"
+        )
+    if missing:
+        raise ConversionError(f"{source} has no {' and no '.join(missing)}: copy what is missing there")
+
+
+def has_file(source: str | PathLike, name: str) -> bool:
+    return cached_file(source, name, _raise_exceptions_for_missing_entries=False) is not None
 
 
 def unsafe_names(path: str | PathLike) -> list[str]:

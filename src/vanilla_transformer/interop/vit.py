@@ -16,7 +16,7 @@ from ..modeling_vanilla_transformer_vision import (
     VanillaTransformerVisionModel,
 )
 from .parts import Parts
-from .reading import float_weights, load_checkpoint, read_json
+from .reading import float_weights, load_checkpoint, read_json, require_files
 from .torch_nn import count_layers, with_biases
 from .weights import ConversionError, Weights, fill, pop, refuse, rename, split_in_proj
 
@@ -45,6 +45,7 @@ TIMM_NAME = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+")
 
 def import_vit(source: str | PathLike) -> Parts:
     """A folder or Hub name of a ViT of transformers, with or without a classifier."""
+    require_files(source, "config.json")
     config: Any = ViTConfig.from_pretrained(source)
     load: Any = ViTForImageClassification.from_pretrained
     original, loaded = load(source, dtype=torch.float32, output_loading_info=True)

@@ -155,3 +155,25 @@ except ModuleNotFoundError as error:
 """
     message = in_a_new_process(script).strip()
     assert f"the extra {named}" in message and absent in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name, reference, problem",
+    [
+        ("AutoModelForDreams", "modeling_vanilla_transformer.VanillaTransformerModel", "AutoModelForDreams"),
+        ("AutoModelForMaskedLM", "modeling_vanilla_transformer_encoder.VanilaMaskedLM", "no such class"),
+    ],
+)
+def test_a_wrong_name_of_a_head_is_named_with_its_config(name, reference, problem):
+    script = f"""
+import importlib
+import vanilla_transformer
+vanilla_transformer.VanillaTransformerVisionConfig.code[{name!r}] = {reference!r}
+try:
+    importlib.reload(vanilla_transformer)
+except ImportError as error:
+    print(error)
+"""
+    message = in_a_new_process(script).strip()
+    assert message.startswith(f"VanillaTransformerVisionConfig.code names {reference}: ")
+    assert problem in message and name in message and "\n" not in message

@@ -62,7 +62,15 @@ for config_class in (
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()  # saves the code with the model
     for auto_class_name, reference in config_class.code.items():
-        auto_class, model_class = getattr(transformers, auto_class_name), globals()[reference.split(".")[1]]
+        auto_class = getattr(transformers, auto_class_name, None)
+        model_class = globals().get(reference.rpartition(".")[2])
+        if auto_class is None or model_class is None:
+            problem = (
+                f"transformers {transformers.__version__} has no {auto_class_name}"
+                if auto_class is None
+                else f"vanilla_transformer/__init__.py imports no such class for {auto_class_name}"
+            )
+            raise ImportError(f"{config_class.__name__}.code names {reference}: {problem}")
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class)
         # Pipelines look the name up in this table, to log an error if they do not support the model.

@@ -14,7 +14,7 @@ AGAIN = "copy the folder again"
 
 @contextmanager
 def loading(model: str) -> Iterator[None]:
-    """Raises ValueError for what is wrong with the files of a folder, or OSError if there is no such model."""
+    """Raises ValueError for what is wrong with the files of a folder, OSError if there is no such model."""
     try:
         yield
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
@@ -25,8 +25,8 @@ def loading(model: str) -> Iterator[None]:
         path = Path(model)
         if not path.exists() and isinstance(error, OSError | HFValidationError):
             raise OSError(
-                f"there is no folder {model} here, and no such model came from the Hub: check the name, or name "
-                f"a folder that a recipe or `vanilla-transformer import` wrote ({text})"
+                f"there is no folder {model} here, and no such model came from the Hub: check the name, or "
+                f"name a folder that a recipe or `vanilla-transformer import` wrote ({text})"
             ) from error
         found = fault(path, text) if path.exists() else None
         raise ValueError(found or (text if model in text else f"{model}: {text}")) from error
@@ -36,8 +36,8 @@ def fault(folder: Path, text: str) -> str | None:
     """What is wrong with the files of a model; `text` is the error of transformers."""
     if folder.is_file():
         return (
-            f"{folder} is a file: name the folder of a model. `vanilla-transformer import` converts the files "
-            "of other projects"
+            f"{folder} is a file: name the folder of a model. `vanilla-transformer import` converts files of "
+            "other projects"
         )
     if not (folder / "config.json").is_file():
         inner = sorted(file.parent.name for file in folder.glob("*/config.json"))

@@ -38,8 +38,8 @@ def parse(document: str) -> list[tuple[str, Any, int, int]]:
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(
-            f"the Markdown parser fails on this document ({error}): translate it in halves to find the place, "
-            'or as "txt"'
+            f"the Markdown parser fails on this document ({error}): translate its halves to find the place, "
+            'or use the format "txt"'
         ) from None
     events = []
     for event, place in found:

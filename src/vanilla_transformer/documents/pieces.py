@@ -28,7 +28,7 @@ def plain(text: str) -> Piece:
 
 
 def opaque(raw: str, text: str | None = None) -> Piece:
-    """A part that the model may copy. It sees single spaces, as in all text: code may go on in another line."""
+    """A part that the model may copy. It sees single spaces, as in all text: code may have line breaks."""
     return Piece("opaque", raw, " ".join((raw if text is None else text).split()))
 
 

@@ -19,8 +19,8 @@ from .verb import USAGE, Stop, report
 DOCUMENTS = {".htm": "html", ".html": "html", ".md": "md", ".srt": "srt", ".vtt": "vtt"}
 LONGEST_INPUT = 4096  # tokens, for models that state no limit
 # Settings of pipelines and of `generate` that change what they return, where a verb writes texts.
-RETURNED = ("return_tensors", "return_text", "return_full_text", "return_dict_in_generate")
-RETURNED += ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+RETURNED = {"return_tensors", "return_text", "return_full_text", "return_dict_in_generate"}
+RETURNED |= {"output_scores", "output_logits", "output_attentions", "output_hidden_states"}
 OWN_OPTIONS = {"return_scores": "--scores", "return_alignments": "--alignments", "markup": "--markup"}
 OWN_OPTIONS |= {"ensemble": "--ensemble"}
 

@@ -1,11 +1,11 @@
 """`translate` and `generate` with a document: read as a whole, and written as a whole."""
 
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..documents import Document, translate_sentences
 from ..documents.sentences import Sentence
 from ..terms import UnmetTerms
-from .generating import Generator, Request, check_length, read_terms
+from .generating import Generator, Request, blaming, check_length, read_terms
 from .lines import Streams
 from .verb import BAD_LINES, USAGE, Stop, report
 
@@ -34,7 +34,7 @@ def run_document(request: Request, streams: Streams, language: str | None) -> No
             window = document.sentences[first : first + streams.window]
             errors = [error_of(sentence, generator) for sentence in window]
             good = [sentence for sentence, error in zip(window, errors) if error is None]
-            found = iter(translated(good, generator.pipe, options))
+            found = iter(translated(good, generator, options))
             for sentence, error in zip(window, errors):
                 output = error or next(found)
                 if isinstance(output, ValueError):
@@ -78,15 +78,17 @@ def read(file: BinaryIO) -> bytes:
     return data
 
 
-def translated(sentences: list[Sentence], pipe: Any, options: dict[str, Any]) -> list[str | ValueError]:
+def translated(sentences: list[Sentence], generator: Generator, options: dict) -> list[str | ValueError]:
     """The translations; the error of a sentence whose terms cannot be met."""
     try:
-        return [*translate_sentences(pipe, sentences, **options)]
+        with blaming(generator.request.generate_options):
+            return [*translate_sentences(generator.pipe, sentences, **options)]
     except UnmetTerms as error:
         if len(sentences) == 1:
             return [error]
         half = len(sentences) // 2
-        return translated(sentences[:half], pipe, options) + translated(sentences[half:], pipe, options)
+        halves = sentences[:half], sentences[half:]
+        return [output for each in halves for output in translated(each, generator, options)]
 
 
 def error_of(sentence: Sentence, generator: Generator) -> ValueError | None:

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,11 +211,12 @@ class Generator:
         return {order.line.number: each for order, each in zip(orders, found)}
 
     def generate(self, texts: list[str], options: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        if self.request.markup:
-            from ..documents import translate_markup
+        with blaming(self.request.generate_options):
+            if self.request.markup:
+                from ..documents import translate_markup
 
-            return [[{self.key: text}] for text in translate_markup(self.pipe, texts, **options)]
-        return [[each] if isinstance(each, dict) else each for each in self.pipe(texts, **options)]
+                return [[{self.key: text}] for text in translate_markup(self.pipe, texts, **options)]
+            return [[each] if isinstance(each, dict) else each for each in self.pipe(texts, **options)]
 
     def written(self, line: Line, results: list[dict[str, Any]]) -> bytes:
         if self.format == "jsonl":
@@ -315,6 +317,18 @@ def check_settings(pipe: Any, settings: Iterable[str]) -> None:
     for name in settings:
         if name in taken:
             raise Stop(f"error: --set {name}: it is an input or an object of Python: remove it", USAGE)
+
+
+@contextmanager
+def blaming(settings: dict[str, Any]) -> Iterator[None]:
+    """Names the values of `--set` if generation fails: transformers does not check their types."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        if not settings:
+            raise
+        given = " ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise ValueError(f"generation failed with --set {given}: {type(error).__name__}: {error}") from error
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

@@ -61,7 +61,7 @@ def short_recipe(command: str) -> tuple[str, str]:
         return command, ""
     if re.search(r"torchrun|accelerate launch", command):
         command = re.sub(r"--nproc-per-node \d+", "--nproc-per-node 2", command)
-        command = re.sub(r"recipes/translation/(\w+\.yaml|\.\.\.)", QUICKSTART, command)
+        command = re.sub(r"recipes/(translation|paper/table3)/([\w-]+\.yaml|\.\.\.)", QUICKSTART, command)
         command = re.sub(r"accelerate/\w+\.yaml", "accelerate/cpu.yaml", command)
     elif PATTERN.search(command):
         return "", "a pattern, not a command"

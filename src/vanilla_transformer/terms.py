@@ -198,7 +198,7 @@ class ForcedTerms:
         return progress
 
     def restrict(self, log_probs: torch.Tensor, tokens: torch.Tensor, room: torch.Tensor) -> None:
-        """Forbids the end before all terms, and longer words than a term; changes `log_probs` in place.
+        """Forbids longer words than a term, in `log_probs` itself, and finds the next token of each term.
 
         Args:
             log_probs: `(sentences * width, vocabulary)`.
@@ -212,8 +212,6 @@ class ForcedTerms:
         self.room = room[:, None] - 1 - min(1, len(self.end))  # after the next token and the end token
         # Here a token of a term may be needed now, whatever processors did with it.
         self.hurried = (self.lengths[:, None] * unmet).sum(-1) > self.room  # (sentences, width)
-        incomplete = unmet.any(-1).flatten()[:, None]
-        log_probs[:, self.end] = log_probs[:, self.end].masked_fill(incomplete, IMPOSSIBLE)
         if self.continuations is not None and self.new.any():
             size = min(len(self.continuations), log_probs.shape[1])
             hidden = self.new.flatten()[:, None] & self.continuations[:size]

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 import vanilla_transformer.alignments
 from vanilla_transformer import choose_attention, split_words, word_alignments
-from vanilla_transformer.alignments import linked_words, words_of_pieces
+from vanilla_transformer.alignments import LONGEST, linked_words, short_pairs, words_of_pieces
 from vanilla_transformer.scores import Forced
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -24,6 +24,7 @@ def test_words_are_separated_from_punctuation_at_their_ends():
     assert split_words('"Don\'t," he said: a well-known cat (J.P).') == [
         '"', "Don't", ',"', "he", "said", ":", "a", "well-known", "cat", "(", "J.P", ")."
     ]  # fmt: skip
+    assert split_words("5€ $3 C++") == ["5", "€", "$", "3", "C", "++"]
     assert split_words(" -- ") == ["--"] and split_words("") == [] and split_words("हिन्दी।") == ["हिन्दी", "।"]
 
 
@@ -64,6 +65,14 @@ def test_alignments_are_those_of_the_models_attention(family):
     assert word_alignments(model, tokenizer, TEXTS[:1], TARGETS[:1], shift=False) != [""]
     with pytest.raises(ValueError, match="4 sources and 1 targets"):
         word_alignments(model, tokenizer, TEXTS, TARGETS[:1])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_alignments_need_no_dropout_and_leave_the_mode(training):
+    model, tokenizer = vanilla(dropout=0.5)
+    expected = word_alignments(model.eval(), tokenizer, TEXTS, TARGETS)
+    assert word_alignments(model.train(training), tokenizer, TEXTS, TARGETS) == expected
+    assert model.training == training
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -118,6 +127,17 @@ def test_the_attention_whose_links_repeat_is_chosen_and_saved(best, monkeypatch,
     model.generation_config.save_pretrained(tmp_path)
     model.generation_config = GenerationConfig.from_pretrained(tmp_path)
     assert word_alignments(model, tokenizer, sources, targets) == lines
+
+
+def test_a_choice_has_short_pairs_at_even_distances(monkeypatch):
+    _, tokenizer = vanilla()
+    monkeypatch.setattr(vanilla_transformer.alignments, "MOST_PAIRS", 5)
+    for count in range(1, 22):
+        pairs = [(f"the dog {number}", f"a fox {number}") for number in range(count)]
+        found = short_pairs(tokenizer, *zip(*pairs))
+        assert found == pairs[:: -(-count // 5)] and len(found) <= 5
+    long = "dog " * LONGEST
+    assert short_pairs(tokenizer, ["a", "b", long], ["x", long, "z"]) == [("a", "x")]
 
 
 def test_the_reference_of_the_benchmark_and_its_error_rate():

@@ -158,7 +158,7 @@ def test_limits_follow_the_input_and_the_model(models, folder, family):
     )
     assert output.shape[1] <= 1 + 7 + 1
     lengths = (output[:, 1:] != model.generation_config.pad_token_id).sum(1)
-    assert (lengths <= torch.tensor([7, 3, 5, 2]) + 1).all()
+    assert lengths[0] in (7, 8) and lengths[1:].tolist() == [4, 6, 3]  # the inputs have 7, 3, 5 and 2
 
 
 @pytest.mark.parametrize("terms", [{"dog": "fence", "fox": "to German"}, [{"dog": "fence"}, {}, {}, {}]])

@@ -370,6 +370,12 @@ def test_a_sentence_of_padding_alone_does_not_fail():
     model, batch = random_model(14, seed=9), padded_batch(14, [5, 2, 7])
     batch["attention_mask"][1] = 0
     assert torch.equal(generate(model, batch, **PAPER), plain(model, batch, **PAPER))
+    ids = torch.zeros(3, 1, dtype=torch.long)
+    for _ in range(5):
+        logits = model(**batch, decoder_input_ids=ids).logits[:, -1:]
+        logits[..., model.config.eos_token_id] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(-1)], dim=1)
+    assert torch.equal(generate(model, batch, **GREEDY, min_new_tokens=5, max_new_tokens=5), ids)
 
 
 def test_a_prompt_for_each_source_is_needed():

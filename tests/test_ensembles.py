@@ -71,42 +71,48 @@ def test_with_itself_a_model_stays_as_it_is(models, search):
 
 
 @torch.no_grad()
-def mean_log_probs(models, batch, tokens):
-    """log of the mean probability of every next token, `(rows, length, vocabulary)`."""
-    logits = [model(**batch, decoder_input_ids=tokens).logits for model in models]
-    return torch.stack([each.softmax(-1) for each in logits]).mean(0).log()
+def mean_predictions(models, batch, tokens):
+    """log of the mean probability of every next token, `(rows, length, vocabulary)`, and mean attention."""
+    passed = [model(**batch, decoder_input_ids=tokens, output_attentions=True) for model in models]
+    probabilities = torch.stack([each.logits.softmax(-1) for each in passed]).mean(0)
+    return probabilities.log(), torch.stack([each.cross_attentions[-1].mean(1) for each in passed]).mean(0)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_search_finds_what_a_plain_one_finds(models, count):
+def test_the_search_finds_what_a_plain_one_finds(models, count, beta):
     models, lengths = models[:count], [5, 2, 7]
     batch = padded_batch(14, lengths)
-    found = generate(models[0], batch, ensemble=models[1:], **PAPER, num_return_sequences=3)
+    found = generate(
+        models[0], batch, ensemble=models[1:], **PAPER, num_return_sequences=3, coverage_penalty=beta
+    )
     for row, length in enumerate(lengths):
         single = {name: values[row : row + 1, :length] for name, values in batch.items()}
 
         def predict(tokens, single=single):
             expanded = {name: values.expand(len(tokens), -1) for name, values in single.items()}
-            return mean_log_probs(models, expanded, tokens)[:, -1], torch.ones(len(tokens), 1)
+            return [each[:, -1] for each in mean_predictions(models, expanded, tokens)]
 
-        expected = plain_search(predict, 4, 12, 3, alpha=0.6)
+        expected = plain_search(predict, 4, 12, 3, alpha=0.6, beta=beta)
         assert [words(each) for each in found.unflatten(0, (3, 3))[row]] == [output for _, output in expected]
 
 
-def test_scores_are_those_of_averaged_probabilities(models):
-    batch = padded_batch(14, [5, 2, 7])
-    ids = generate(models[0], batch, ensemble=models[1:], **PAPER, num_return_sequences=2)
-    scores = sequence_scores(models[0], batch, ids, ensemble=models[1:], **PAPER)
+@pytest.mark.parametrize("beta", [0.0, 0.2])
+def test_scores_are_those_of_averaged_probabilities(models, beta):
+    lengths = [5, 2, 7]
+    batch, settings = padded_batch(14, lengths), {**PAPER, "coverage_penalty": beta}
+    ids = generate(models[0], batch, ensemble=models[1:], **settings, num_return_sequences=2)
+    scores = sequence_scores(models[0], batch, ids, ensemble=models[1:], **settings)
     expanded = {name: values.repeat_interleave(2, 0) for name, values in batch.items()}
-    log_probs = mean_log_probs(models, expanded, ids)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    log_probs, attention = mean_predictions(models, expanded, ids)
+    log_probs = log_probs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
     for row, score in enumerate(scores):
         length = len(score["token_log_probabilities"])
         expected = log_probs[row, :length]
         torch.testing.assert_close(torch.tensor(score["token_log_probabilities"]), expected)
-        assert score["score"] == pytest.approx(float(expected.sum()) / ((5 + length) / 6) ** 0.6, abs=1e-4)
-    own = sequence_scores(models[0], batch, ids, ensemble=[models[0]], coverage_penalty=0.2, **PAPER)
-    for one, other in zip(own, sequence_scores(models[0], batch, ids, coverage_penalty=0.2, **PAPER)):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        coverage = attention[row, :length, : lengths[row // 2]].sum(0).clamp(max=1).log().sum()
+        rank = expected.sum() / ((5 + length) / 6) ** 0.6 + beta * coverage
+        assert score["score"] == pytest.approx(float(rank), abs=1e-4)
 
 
 def test_terms_and_ensembles_go_together(models):
@@ -121,6 +127,12 @@ def test_terms_and_ensembles_go_together(models):
         ({"ensemble": ["outputs/second"]}, "must be a list of loaded models of this package"),
         ({"ensemble": "outputs/second"}, "must be a list of loaded models"),
         ({"ensemble": [random_model(15)]}, "model 1 .* has another vocabulary: its vocab_size is 15, not 14"),
+        ({"ensemble": [random_model(14, eos_token_id=3)]}, "its eos_token_id is 3, not 2"),
+        ({"ensemble": [random_model(14, pad_token_id=3)]}, "its pad_token_id is 3, not 1"),
+        (
+            {"ensemble": [random_model(14, decoder_start_token_id=3)]},
+            "its decoder_start_token_id is 3, not 0",
+        ),
         ({"ensemble": [random_model(14, encoder_layers=0)]}, "is no encoder-decoder model"),
         ({"return_dict_in_generate": True}, "an ensemble returns tokens only"),
         ({"do_sample": True, "num_beams": 2}, "not beam_sample"),

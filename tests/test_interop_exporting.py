@@ -87,6 +87,20 @@ def test_an_error_that_changes_no_word_stops_the_export(tmp_path, monkeypatch):
     assert not (tmp_path / "ct2").exists()
 
 
+def test_one_search_that_differs_stops_the_export(tmp_path, monkeypatch):
+    folder = save_translator(tmp_path / "model", max_position_embeddings=128)
+    stock = exporting.Translations.translate
+
+    def translate(self, sources, beams):
+        found = stock(self, sources, beams)
+        return found if beams == 1 else [[*ids[:-1], (ids[-1] + 1) % 200 + 10] for ids in found]
+
+    monkeypatch.setattr(exporting.Translations, "translate", translate)
+    with pytest.raises(ConversionError, match="1 of 1 outputs are equal: float32, greedy\n0 of 1 outputs"):
+        exporting.export_ctranslate2(folder, tmp_path / "ct2", sentences=["the dog runs"])
+    assert not (tmp_path / "ct2").exists()
+
+
 def test_noise_does_not_excuse_another_output(tmp_path):
     """An output that no rounding explains is counted as neither equal nor a tie."""
     folder = save_translator(tmp_path / "model", max_position_embeddings=128)
@@ -94,16 +108,16 @@ def test_noise_does_not_excuse_another_output(tmp_path):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     names = exporting.vocabularies(model.config, AutoTokenizer.from_pretrained(folder))
     sources = exporting.tokenized(model, None, None)[:5]
-    expected = exporting.generated(model, sources, exporting.plain_settings(model, 4))
-    changed = [[*output[:-1], (output[-1] + 1) % 200 + 10] for output in expected]
-    check = exporting.compare(
-        model, exporting.Translations(tmp_path / "ct2", names), sources, changed, beams=4, difference=1e-6
-    )
-    assert check.equal == 0 and check.ties == 5  # the right outputs are found again; the changed ones are not
-    reference = exporting.Translations(tmp_path / "ct2", names)
-    reference.translate = lambda sources, beams: changed
-    check = exporting.compare(model, reference, sources, expected, beams=4, difference=1e-6)
-    assert (check.equal, check.ties, check.total) == (0, 0, 5)
+    exact = exporting.Translations(tmp_path / "ct2", names)
+    changing = exporting.Translations(tmp_path / "ct2", names)
+    for beams in exporting.BEAMS:
+        expected = exporting.generated(model, sources, exporting.plain_settings(model, beams))
+        changed = [[*output[:-1], (output[-1] + 1) % 200 + 10] for output in expected]
+        check = exporting.compare(model, exact, sources, changed, beams, difference=1e-6)
+        assert check.equal == 0 and check.ties == 5  # the right outputs are found; the changed ones are not
+        changing.translate = lambda sources, beams, changed=changed: changed
+        check = exporting.compare(model, changing, sources, expected, beams, difference=1e-6)
+        assert (check.equal, check.ties, check.total) == (0, 0, 5)
 
 
 def test_import_chooses_the_attention_of_alignments(tmp_path):

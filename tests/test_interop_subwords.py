@@ -1,6 +1,7 @@
 """Models of OpenNMT-py, eole and JoeyNMT get a tokenizer that gives the ids of these toolkits."""
 
 import io
+import json
 import pickle
 
 import pytest
@@ -197,6 +198,20 @@ def test_plain_texts_of_joeynmt(tmp_path, level):
     assert ids == [*map(words.index, cut), 3]
     assert tokenizer.decode(ids, skip_special_tokens=True) == normal
     assert tokenizer.decode(ids).endswith("</s>")
+
+
+def test_source_and_target_may_be_cut_in_two_ways(tmp_path):
+    files = [tmp_path / "source.json", tmp_path / "target.json"]
+    for file, words in zip(files, (["two", "dogs"], "▁dehinuwz")):
+        file.write_text(json.dumps({word: index for index, word in enumerate([*JOEYNMT, *words])}))
+    ToolkitTokenizer(*map(str, files), target={"cut": "characters"}).save_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    source, target = tokenizer("two dogs")["input_ids"], tokenizer(text_target="zwei hunde")["input_ids"]
+    assert tokenizer(text_target=" zwei ")["input_ids"] == [4, *target[:4], 3]  # as JoeyNMT reads a line
+    for _ in range(2):
+        found = tokenizer.decode(source, use_source_tokenizer=True, skip_special_tokens=True)
+        assert found == "two dogs"
+        assert tokenizer.decode(target, skip_special_tokens=True) == "zwei hunde"
 
 
 def test_moses_of_joeynmt(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import assert_same_gradients, gradients, padded_batch, random_model
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -80,6 +81,10 @@ def test_other_formats_and_transformations_use_torch(onednn):
     torch.testing.assert_close(mapped, reference(vectors))
     jacobian = torch.func.jacfwd(linear)(vectors[0])
     torch.testing.assert_close(jacobian, linear.weight)
+    with forward_ad.dual_level():
+        tangent = torch.randn_like(vectors)
+        output = forward_ad.unpack_dual(linear(forward_ad.make_dual(vectors, tangent)))
+        torch.testing.assert_close(output.tangent, tangent @ linear.weight.T)
     assert linear.double()(states.double()).dtype == torch.float64
     assert linear.to("meta")(states.to("meta")).device.type == "meta"
     assert not onednn
@@ -137,6 +142,13 @@ def test_prepared_products(rows, precision, tolerance, shape):
 
 def test_a_weight_of_zeros_in_int8():
     assert torch.equal(prepare(torch.zeros(4, 8), None, "int8")(torch.randn(2, 8)), torch.zeros(2, 4))
+
+
+def test_int8_has_a_scale_for_each_output():
+    weight, states = torch.randn(6, 64) * 10.0 ** torch.arange(-3, 3)[:, None], torch.randn(50, 64)
+    expected = F.linear(states, weight)
+    error = (prepare(weight, None, "int8")(states) - expected).norm(dim=0) / expected.norm(dim=0)
+    assert (error < 0.05).all()
 
 
 def test_the_fastest_precision_is_one_that_works():

@@ -76,9 +76,9 @@ def assert_close(found, expected):
 
 def test_an_output_without_an_end_token_ends_before_its_padding():
     model, batch = random_model(14), padded_batch(14, [5, 2, 7])
-    ids = torch.tensor([[START, 5, 6, END, PAD], [START, 5, 6, PAD, PAD], [START, 5, 6, 7, 8]])
-    lengths = [len(score["token_log_probabilities"]) for score in sequence_scores(model, batch, ids)]
-    assert lengths == [3, 2, 4]
+    ids = [[START, 5, 6, END, PAD], [START, 5, 6, PAD, PAD], [START, 5, PAD, 7, PAD]]
+    scores = sequence_scores(model, batch, torch.tensor(ids))
+    assert [len(score["token_log_probabilities"]) for score in scores] == [3, 2, 3]
 
 
 def test_a_prompt_of_the_decoder_has_no_score():

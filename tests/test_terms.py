@@ -13,7 +13,8 @@ from tiny_translators import TEXTS, make, marian, vanilla
 from transformers import LogitsProcessorList
 
 from vanilla_transformer import ForbiddenTerms, find_terms
-from vanilla_transformer.terms import Terms, is_in, pieces_as_bytes
+from vanilla_transformer.beam_search import IMPOSSIBLE
+from vanilla_transformer.terms import ForcedTerms, Terms, is_in, pieces_as_bytes
 
 PAPER = {"num_beams": 4, "length_penalty_type": "gnmt", "length_penalty": 0.6, "max_new_tokens": 12}
 SEARCHES = {
@@ -90,6 +91,32 @@ def test_a_wide_search_finds_the_best_of_all_outputs_with_the_terms(phrases, alp
         torch.testing.assert_close(torch.tensor(found), best)
 
 
+@pytest.mark.parametrize("beams", [2, 4, 7])
+def test_the_beam_is_shared_out_as_a_plain_loop_does_it(beams):
+    torch.manual_seed(0)
+    terms = Terms([[[5, 6]], [], [[7], [8, 9]]] * 20)
+    forced = ForcedTerms(terms, torch.zeros(60, 1, 1, dtype=torch.long), torch.full((60,), 20), None)
+    most = forced.lengths.sum(1, keepdim=True)  # the highest bank of each sentence
+    forced.bank = (torch.rand(60, 12) * (most + 1)).long()
+    forced.lost = torch.rand(60, 12) < 0.1
+    scores = torch.randn(60, 12).sort(descending=True).values
+    scores[:, 10:] = IMPOSSIBLE
+    for sentence, found in enumerate(forced.share_out(scores, beams)):
+        able = ~forced.lost[sentence] & (scores[sentence] > IMPOSSIBLE)
+        members = {
+            bank: (able & (forced.bank[sentence] == bank)).nonzero().flatten().tolist()
+            for bank in range(int(most[sentence]) + 1)
+        }
+        places = {bank: min(len(own), beams // len(members)) for bank, own in members.items()}
+        for bank in sorted(members, reverse=True):
+            places[bank] = min(len(members[bank]), places[bank] + beams - sum(places.values()))
+        expected = torch.full((12,), IMPOSSIBLE)
+        for bank, own in members.items():
+            kept = own[: places[bank]]
+            expected[kept] = scores[sentence, kept]
+        assert torch.equal(found, expected)
+
+
 def test_terms_fit_into_the_shortest_possible_output():
     model, batch = random_model(14, seed=1), padded_batch(14, [5, 2, 7, 1, 3])
     ids = model.generate(**batch, **{**PAPER, "max_new_tokens": 6}, terms=Terms(PHRASES))
@@ -97,6 +124,15 @@ def test_terms_fit_into_the_shortest_possible_output():
         assert all(contains(output, phrase) for phrase in phrases) and len(output) <= 6
     with pytest.raises(ValueError, match="sentence 4 need 6 tokens .* may have 5"):
         model.generate(**batch, **{**PAPER, "max_new_tokens": 5}, terms=Terms(PHRASES))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_terms_that_begin_alike_give_no_output_twice(seed):
+    model, batch = random_model(60, seed=seed), padded_batch(60, [5, 2, 7])
+    terms = Terms([[[5, 6], [5, 7], [5, 8]]] * 3)
+    ids = model.generate(**batch, **PAPER, terms=terms, num_return_sequences=4)
+    for outputs in ids.unflatten(0, (3, 4)):
+        assert len({*map(words, outputs)}) == 4
 
 
 def test_terms_stand_against_processors_that_forbid_their_tokens():

@@ -103,7 +103,7 @@ def test_one_search_that_differs_stops_the_export(tmp_path, monkeypatch):
 
 def test_noise_does_not_excuse_another_output(tmp_path):
     """An output that no rounding explains is counted as neither equal nor a tie."""
-    folder = save_translator(tmp_path / "model", max_position_embeddings=128)
+    folder = save_translator(tmp_path / "model", max_position_embeddings=128, layer_norm_eps=0.01)
     exporting.export_ctranslate2(folder, tmp_path / "ct2")
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     names = exporting.vocabularies(model.config, AutoTokenizer.from_pretrained(folder))

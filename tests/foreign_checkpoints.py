@@ -27,6 +27,7 @@ class Reference(nn.Module):
         positions,
         *,
         pre,
+        final_norm=None,
         tied,
         eps,
         words=WORDS,
@@ -48,7 +49,7 @@ class Reference(nn.Module):
             norm_first=pre,
             layer_norm_eps=eps,
         )
-        if not pre:
+        if not (pre if final_norm is None else final_norm):
             self.transformer.encoder.norm = self.transformer.decoder.norm = None
         self.source = nn.Embedding(words, WIDTH)
         self.target = nn.Embedding(target_words, WIDTH)
@@ -176,10 +177,13 @@ def write_fairseq(
     return model
 
 
-def write_joeynmt(folder, *, pre=True, tied="all", words=WORDS, target_words=None, scale=True, **changes):
+def write_joeynmt(
+    folder, *, pre=True, final_norm=None, tied="all", words=WORDS, target_words=None, scale=True, **changes
+):
     model = Reference(
         sinusoids(torch.arange(50), WIDTH),
         pre=pre,
+        final_norm=final_norm,
         tied=tied,
         eps=1e-6,
         words=words,

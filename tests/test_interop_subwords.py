@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, pipeline
 
 from vanilla_transformer import ForbiddenTerms, ToolkitTokenizer, find_terms, word_alignments
 from vanilla_transformer.interop import ConversionError, import_model
+from vanilla_transformer.interop.pieces import Side, only_known_pieces, toolkit_tokenizer
 
 OPENNMT, JOEYNMT = ["<unk>", "<blank>", "<s>", "</s>"], ["<unk>", "<pad>", "<s>", "</s>"]
 SENTENCES = [*(text.lower() for text in texts("en")[:40]), "☃ 漢字", "two  spaces", " a b ", "</s> <unk> x"]
@@ -183,6 +184,23 @@ def test_subword_nmt_of_joeynmt_cuts_into_known_pieces(subwords, tmp_path):
         for copy in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
             assert copy(text)["input_ids"] == [*expected, 3]
     assert differ > 5
+
+
+def test_a_restricted_sentencepiece_cuts_into_known_pieces_and_characters(subwords):
+    import sentencepiece
+
+    file, pieces = subwords["sentencepiece"]
+    known = pieces[::2]
+    model = sentencepiece.SentencePieceProcessor(model_proto=only_known_pieces(Side(known, {}, file)))
+    cuts = [model.encode(text, out_type=str) for text in SENTENCES[:40]]
+    assert all(piece in known or len(piece) == 1 for cut in cuts for piece in cut)
+    assert any(len(piece) > 2 for cut in cuts for piece in cut)
+
+
+def test_a_word_that_a_vocabulary_has_twice_has_its_first_id():
+    side = Side([*OPENNMT, "a", "b", "a", "</s>"], {"cut": "words"})
+    special = {"unk_token": "<unk>", "pad_token": "<blank>", "eos_token": "</s>"}
+    assert toolkit_tokenizer([side, side], True, special)("a b")["input_ids"] == [4, 5, 3]
 
 
 @pytest.mark.parametrize("level", ["word", "char"])

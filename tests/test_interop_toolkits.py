@@ -138,6 +138,11 @@ def test_old_fairseq_names(tmp_path):
     assert_same_logits(import_model(tmp_path / "fairseq").model, reference)
 
 
+def test_a_final_norm_of_joeynmt(tmp_path):
+    reference = write_joeynmt(tmp_path / "joey", pre=False, final_norm=True)
+    assert_same_logits(import_model(tmp_path / "joey").model, reference)
+
+
 def test_search_settings_of_joeynmt(tmp_path):
     write_joeynmt(tmp_path / "joey")
     settings = import_model(tmp_path / "joey").model.generation_config

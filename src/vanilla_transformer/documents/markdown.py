@@ -90,7 +90,7 @@ class Reader:
         self.kept_until = -1  # the end of an element that stays as it is
 
     def take(self, name: str, details: Any, start: int, end: int) -> None:
-        if start < self.kept_until or end < self.position:
+        if start < self.kept_until:
             return
         element = name_of(details) if name in ("Start", "End") else ""
         if element == "Table":

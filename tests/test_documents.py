@@ -2,6 +2,7 @@
 
 import random
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -304,6 +305,43 @@ def test_the_model_sees_sentences_without_markup():
     ]
 
 
+@pytest.mark.parametrize("format", FILES)
+def test_a_sentence_knows_its_line(format):
+    lines = FILES[format].split("\n")
+    for sentence in Document(FILES[format], format).sentences:
+        assert re.search(r"\w+", sentence.text)[0] in lines[sentence.line - 1]
+
+
+def test_what_is_not_translated_ends_with_its_own_tag():
+    page = '<div translate="no">a <div>b</div> c</div><p>one <code>x <code>y</code> z</code> two</p>'
+    assert seen(page, "html") == ["one x y z two"]
+    assert "<div>b</div> c</div>" in translate_document(lambda texts: ["ONE TWO"], page, "html")
+
+
+def test_nothing_within_code_ends_a_sentence():
+    assert seen("<p>Type <code>make.</code> Then go.</p>", "html") == ["Type make. Then go."]
+
+
+def test_a_closing_tag_stays_with_its_sentence():
+    sentences = Document("<p><b>你好。</b>再见。</p>", "html", "zh").sentences
+    assert [sentence.raw for sentence in sentences] == ["<b>你好。</b>", "再见。"]
+
+
+def test_each_line_of_a_paragraph_keeps_words():
+    document = "One two three four five six seven eight nine\nten\neleven\ntwelve."
+    assert translate_document(lambda texts: ["a b c d"], document, "md") == "a\nb\nc\nd"
+
+
+@pytest.mark.parametrize("width", [60, 72, 79])
+def test_a_wrapped_paragraph_is_one_text(width):
+    words = random.Random(0).choices(["a", "dog", "runs", "over", "meadows", "everywhere"], k=200)
+    text = textwrap.fill(" ".join(words), width)
+    widest = max(map(len, text.split("\n")))
+    assert seen(textwrap.fill(" ".join(words), widest), "txt") == [" ".join(words)]
+    quoted = f"> {'word ' * 12}\n>> {'other ' * 9}"
+    assert seen(quoted, "txt") == [("word " * 12).strip(), ("other " * 9).strip()]
+
+
 def test_short_lines_stay_apart_and_wrapped_lines_belong_together():
     assert seen("milk\nbread\neggs", "txt") == ["milk", "bread", "eggs"]
     wrapped = "It was a bright cold day in April, and the clocks were\nstriking\nthirteen."
@@ -314,6 +352,13 @@ def test_a_pause_ends_a_sentence_of_subtitles():
     cue = "{}\n00:00:{:02},000 --> 00:00:{:02},000\n{}\n\n"
     document = cue.format(1, 1, 2, "the dog") + cue.format(2, 3, 4, "runs") + cue.format(3, 30, 31, "away")
     assert seen(document, "srt") == ["the dog runs", "away"]
+    assert seen(cue.format(1, 1, 2, "yes\n- no\n♪ la la"), "srt") == ["yes", "no", "la la"]
+
+
+def test_a_sentence_of_subtitles_does_not_go_on_forever():
+    cues = [f"{n}\n00:00:{n:02},000 --> 00:00:{n:02},900\n{'the dog runs ' * 5}\n\n" for n in range(40)]
+    found = seen("".join(cues), "srt")
+    assert len(found) > 1 and all(300 < len(text) < 400 for text in found[:-1])
 
 
 def test_an_element_of_two_sentences_is_opened_and_closed_once():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_translators import FAMILIES, TEXTS, make
 
 from vanilla_transformer import split_words
-from vanilla_transformer.documents import translate_markup
+from vanilla_transformer.documents import translate_document, translate_markup
 from vanilla_transformer.documents.inline import read_inline
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -137,7 +137,10 @@ class Fixed:
         ("<b>bus</b> <i>stop</i>", "Haltestelle", "1-0", "<b></b><i>Haltestelle</i>"),
         ("<b>Two words</b>", "x y z", "0-0 0-1", "<b>x y z</b>"),
         ("he <b>gave up</b> now", "er gab jetzt auf", "0-0 1-1 3-2 2-3", "er <b>gab</b> jetzt auf"),
+        ("a <b>red big</b> car", "x y z", "1-0 0-1 2-2", "<b>x</b> y z"),
+        ("a <b>dog</b>, yes", "un perro , sí", "0-0 1-1 1-2 3-3", "un <b>perro</b> , sí"),
         ("one<br>two", "eins zwei", "0-0 1-1", "eins<br>zwei"),
+        ("red<x/> car", "coche rojo", "0-1 1-0", "coche rojo<x/>"),
         ("a <b>red car</b> <x/> stops", "p q r s t", "1-0 1-1 3-2 1-3 1-4", "<b>p q r s t</b> <x/>"),
         ("a note<a id='1'></a> b", "b eine Notiz", "2-0 0-1 1-2", "b eine Notiz<a id='1'></a>"),
         ("Hi {name}!", "Hallo {name}!", "0-0", "Hallo {name}!"),
@@ -153,6 +156,32 @@ def test_a_changed_placeholder_is_hidden_from_the_model():
     translate = Fixed("Hallo {nom} und {nom}!", "0-0")
     found = translate_markup(translate, "Hello <b>{name}</b>!")
     assert translate.seen == ["Hello {name}!", "Hello!"] and found.count("<b>{name}</b>") == 1
+
+
+def test_a_broken_placeholder_is_hidden_from_the_model():
+    translate = Fixed("Hallo { nom jetzt", "0-0 2-2 4-3")
+    translate_markup(translate, "Hello {name} now")
+    assert translate.seen == ["Hello {name} now", "Hello now"]
+
+
+def test_a_word_that_code_has_too_is_no_copy_of_it():
+    translate = Fixed("perro ve dog", "0-0 1-1 2-2")
+    translate_document(translate, "<p><code>dog</code> sees dog</p>", "html")
+    assert translate.seen == ["dog sees dog", "sees dog"]
+
+
+def test_an_element_of_two_sentences_is_at_the_end_of_the_first():
+    outputs = {
+        "We saw red cars.": ("Vimos coches rojos.", "0-0 1-0 3-1 2-2 4-3"),
+        "They stop now.": ("Ellos paran ahora.", "0-0 1-1 2-2 3-3"),
+    }
+
+    class Translator(Fixed):
+        def __call__(self, texts, **options):
+            return [dict(zip(("translation_text", "alignment"), outputs[text])) for text in texts]
+
+    found = translate_document(Translator("", ""), "<p>We saw <b>red cars. They</b> stop now.</p>", "html")
+    assert found == "<p>Vimos <b>coches rojos. Ellos</b> paran ahora.</p>"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,6 +215,11 @@ def test_one_dict_of_terms_for_each_text():
 )
 def test_what_only_looks_like_markup_is_text(text):
     assert [piece.kind for piece in read_inline(text)] == ["text"]
+
+
+def test_a_placeholder_has_the_brackets_around_it():
+    for text, opaque in (("see ({x})", "({x})"), ("({x} y)", "{x}"), ("„{x}“", "„{x}“"), ("[{x})", "{x}")):
+        assert [piece.raw for piece in read_inline(text) if piece.kind == "opaque"] == [opaque]
 
 
 def test_errors_say_what_to_do():

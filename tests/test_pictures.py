@@ -96,6 +96,19 @@ def test_embeddings_are_legible(model, tokenizer, method):
     assert_legible(pictures.plot_embeddings(model, tokenizer, LONG.split()[:8], method))
 
 
+def test_a_word_of_several_pieces_has_their_mean(model, tokenizer):
+    from sklearn.decomposition import PCA
+
+    words = ["Jehová", "hijo", "tierra", "Donau"]
+    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    assert max(map(len, ids)) > 1
+    table = model.get_input_embeddings().weight.detach()
+    means = torch.stack([table[each].mean(0) for each in ids])
+    expected = PCA(2).fit_transform(torch.nn.functional.normalize(means).numpy())
+    axes = pictures.plot_embeddings(model, tokenizer, words).axes[0]
+    assert axes.collections[0].get_offsets().data == pytest.approx(expected, abs=1e-5)
+
+
 def test_too_few_words_have_no_plane(model, tokenizer):
     with pytest.raises(ValueError, match="2 words are too few"):
         pictures.plot_embeddings(model, tokenizer, ["su", "hijo"])
@@ -131,6 +144,9 @@ def test_training_curves_are_legible(scale):
     figure = pictures.plot_training_curves(history)
     assert_legible(figure)
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([6, 12, 24])
+    accuracy = {"step": scale, "eval_accuracy": 0.5}
+    titles = [axes.get_title() for axes in pictures.plot_training_curves([accuracy, *history]).axes]
+    assert titles == ["Loss", "Validation BLEU"]
     assert_legible(pictures.plot_training_curves([]))
     short = pictures.plot_training_curves(history[-1:])  # ended before the first logged loss
     assert [text.get_text() for text in short.axes[0].get_legend().get_texts()] == ["validation"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Annotation
 from picture_layout import assert_legible, drawn_texts
 from PIL import Image
 
@@ -92,6 +93,8 @@ def test_labels_of_boxes_are_legible(count, size):
         objects.append({"label": f"label {number % 9}", "score": random.uniform(), "box": box})
     figure = pictures.plot_detections(photo(120, 80), objects)
     assert len(figure.axes[0].patches) == count
+    scores = [float(text.get_text().split()[-1]) for text in figure.axes[0].texts]
+    assert scores == sorted(scores, reverse=True)
     if count:
         assert_legible(figure)
 
@@ -105,6 +108,21 @@ def test_query_attention_is_legible(detector, size):
     for axes in figure.axes[1:-1]:  # of the queries, whose weights sum to 1
         weights = weights_of(axes)
         assert weights.shape == (8, 8) and weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_boxes_of_queries_are_those_of_the_processor(detector):
+    processor = VanillaTransformerImageProcessor(size={"height": 64, "width": 64})
+    image = photo(100, 40)
+    with torch.no_grad():
+        outputs = detector(**processor(images=image, return_tensors="pt"))
+    scores = outputs.logits[0].sigmoid().amax(-1).sort(descending=True).values.tolist()
+    found = processor.post_process_object_detection(
+        outputs, threshold=(scores[2] + scores[3]) / 2, target_sizes=[(40, 100)]
+    )[0]
+    figure = pictures.plot_query_attention(detector, processor, image, threshold=(scores[2] + scores[3]) / 2)
+    drawn = [patch.get_bbox().extents + 0.5 for patch in figure.axes[0].patches]
+    expected = found["boxes"][found["scores"].argsort(descending=True)]
+    assert len(drawn) == 3 and np.array(drawn) == pytest.approx(expected.clamp(min=0).numpy(), abs=1e-3)
 
 
 # The model itself
@@ -146,6 +164,17 @@ def test_the_diagram_of_text_models(name):
 def test_the_diagram_of_image_models(classifier, detector):
     check_diagram(classifier)
     check_diagram(detector)
+    with torch.no_grad():
+        length = classifier.model(torch.zeros(1, 3, 16, 16)).last_hidden_state.shape[1]
+    shown = [text.get_text() for text in drawn_texts(pictures.plot_architecture(classifier))]
+    assert f"(batch, {length}, 16)" in shown
+
+
+def test_the_memory_leads_to_the_cross_attention():
+    axes = pictures.plot_architecture(MODELS["paper"]).axes[0]
+    (place,) = [text.get_position() for text in axes.texts if text.get_text() == "Cross-attention"]
+    last = [text for text in axes.texts if isinstance(text, Annotation)][-1]
+    assert last.xy[1] == pytest.approx(place[1], abs=0.2) and last.xy[0] < place[0]
 
 
 def check_diagram(model):
@@ -156,6 +185,9 @@ def check_diagram(model):
     assert f"{model.num_parameters():,} parameters" in shown
     stacks = [stack for stack in ("encoder", "decoder") if getattr(model.config, f"{stack}_layers")]
     assert shown.count(" ×") == len(stacks)
+    if hasattr(model, "lm_head"):
+        is_tied = model.lm_head.weight is model.get_input_embeddings().weight
+        assert ("the matrix of the embeddings" in shown) == is_tied
     assert shown.count("Cross-attention") == (len(stacks) == 2)
     for stack in stacks:
         for module in getattr(model.base_model, stack).layers[0].children():
@@ -199,6 +231,8 @@ def test_positions_of_models(classifier, detector):
     )
     shown = weights_of(pictures.plot_positional_encoding(learned).axes[0])
     assert shown == pytest.approx(learned.encoder.embed_positions.weight.detach().numpy())
+    shown = weights_of(pictures.plot_positional_encoding(learned, length=5).axes[0])
+    assert shown == pytest.approx(learned.encoder.embed_positions.weight[:5].detach().numpy())
     assert weights_of(pictures.plot_positional_encoding(model, length=9).axes[0]).shape == (9, 16)
     for images in (classifier, detector):
         assert_legible(pictures.plot_positional_encoding(images))

@@ -13,8 +13,11 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import check_docs  # noqa: E402
+import pages  # noqa: E402
 import site_hooks  # noqa: E402
 from check_docs import Page  # noqa: E402
+from docs_commands import shortened  # noqa: E402
 from pages import names_in, same_output  # noqa: E402
 
 PAGES = [
@@ -57,6 +60,28 @@ def test_links_named_after_code_lead_to_its_file(page):
         if not name.endswith(".py") and name not in names_in(page.parent / file)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("shown, status", [("def one():\n    return 1\n", 0), ("def one(): ...\n", 1)])
+def test_the_check_fails_if_a_page_is_wrong(shown, status, tmp_path, monkeypatch, capsys):
+    (tmp_path / "module.py").write_text("def one():\n    return 1\n")
+    (tmp_path / "page.md").write_text(f"<!-- code: module.one -->\n```python\n{shown}```\n")
+    for module in (check_docs, pages):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check_docs.py", "page.md", "--kinds", "code"])
+    assert check_docs.main() == status
+    assert ("FAILED" in capsys.readouterr().out) == bool(status)
+
+
+def test_the_check_runs_recipes_on_few_rows_and_two_processes():
+    recipe = "recipes/seq2seq.py recipes/translation/"
+    run, _ = shortened(f"torchrun --nproc-per-node 8 {recipe}wmt14_en_de_big.yaml")
+    assert "--nproc-per-node 2 " in run and "quickstart.yaml" in run and "--max_steps 2" in run
+    run, reason = shortened(f"python {recipe}multi30k_en_de_tiny.yaml")
+    assert not run and reason.startswith("needs the data ")
+    run, _ = shortened(f"python {recipe}multi30k_en_de_tiny.yaml --train_file mine.parquet")
+    assert "mine.parquet" in run and "--max_train_samples" in run
 
 
 def test_numbers_may_differ_by_rounding_and_integers_may_not():

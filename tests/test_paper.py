@@ -115,7 +115,7 @@ while count < 40:
     if stopped:
         state.write_text(str(count))
         sys.exit(143)
-if "--fail=1" in sys.argv:
+if "--fail=1" in sys.argv or ("--fail=other" in sys.argv and "num_attention_heads" not in str(sys.argv)):
     sys.exit(1)
 scores = {"perplexity": 5.0, "bleu": 20.0, "chrf": 40.0, "bleu_signature": "b", "chrf_signature": "c"}
 facts = {"parameters": 9, "updates": count, "hardware": "h", "versions": {}, "commit": "", "data": {}}
@@ -172,6 +172,14 @@ def test_two_failures_in_a_row_end_the_grid(counting_grid, tmp_path):
     assert failed.returncode == 1
     assert not (tmp_path / "grid.jsonl").exists()
     assert counting_grid().wait() == 0  # and they can be tried again
+
+
+def test_failures_between_good_runs_do_not_end_the_grid(counting_grid, tmp_path):
+    rows = ["base", "A-1-head", "C-2-layers", "A-4-heads"]
+    failed = counting_grid("--fail=other", "--rows", *rows)
+    assert b"failed: base-1, C-2-layers-1" in failed.communicate()[0]
+    done = grid.read_results(tmp_path / "grid.jsonl")
+    assert failed.returncode == 1 and [run["row"] for run in done] == ["A-1-head", "A-4-heads"]
 
 
 def test_a_broken_line_is_named(tmp_path):

@@ -174,6 +174,7 @@ def test_an_element_of_two_sentences_is_at_the_end_of_the_first():
     outputs = {
         "We saw red cars.": ("Vimos coches rojos.", "0-0 1-0 3-1 2-2 4-3"),
         "They stop now.": ("Ellos paran ahora.", "0-0 1-1 2-2 3-3"),
+        "They go now.": ("Van ahora ellos.", "1-0 2-1 0-2 3-3"),
     }
 
     class Translator(Fixed):
@@ -182,6 +183,9 @@ def test_an_element_of_two_sentences_is_at_the_end_of_the_first():
 
     found = translate_document(Translator("", ""), "<p>We saw <b>red cars. They</b> stop now.</p>", "html")
     assert found == "<p>Vimos <b>coches rojos. Ellos</b> paran ahora.</p>"
+    # It has a word of the second sentence even where another element would take them all.
+    page = "<p>We saw <b>red cars. They</b> <i>go now</i>.</p>"
+    assert translate_document(Translator("", ""), page, "html").endswith("Van</b> <i>ahora</i> ellos.</p>")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -52,19 +52,7 @@ function attentionViews(kind, { layerOf, layers, asks, answers, heading }) {
     },
   });
 
-  const vectors = (into, side, title, rowsOf, formula, section) =>
-    views.push(
-      new PieceMap(into.appendChild(h("figure")), {
-        title,
-        side,
-        rowsOf,
-        describe: (view, row, column) => ({
-          what: `${quoted(view, side, row)}, number ${column}`,
-          formula: formula(view, row, column),
-          section,
-        }),
-      }),
-    );
+  const vectors = (...given) => views.push(vectorMap(...given));
   host.append(h("h3", {}, "Queries, keys and values of this head"));
   const triple = block("triple");
   const projection = (name, states, size) => (view, row, column) =>

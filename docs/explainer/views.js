@@ -35,6 +35,20 @@ class PieceMap {
   }
 }
 
+/** A map of one vector for each piece, in a new figure. A formula explains each number. */
+function vectorMap(host, side, title, rowsOf, formula, section) {
+  return new PieceMap(host.appendChild(h("figure")), {
+    title,
+    side,
+    rowsOf,
+    describe: (view, row, column) => ({
+      what: `${quoted(view, side, row)}, number ${column}`,
+      formula: formula(view, row, column),
+      section,
+    }),
+  });
+}
+
 /** Section 2. */
 function embeddingViews() {
   const root = DATA.config.hidden_size ** 0.5;
@@ -101,17 +115,7 @@ function feedForwardViews(stack, side, layerOf, traceOf) {
   const host = document.getElementById(`${stack}-feed-forward`);
   const isPre = DATA.config.norm_position === "pre";
   const fact = host.appendChild(h("p", { className: "fact" }));
-  const vectors = (title, rowsOf, formula, section) =>
-    new PieceMap(host.appendChild(h("figure")), {
-      title,
-      side,
-      rowsOf,
-      describe: (view, row, column) => ({
-        what: `${quoted(view, side, row)}, number ${column}`,
-        formula: formula(view, row, column),
-        section,
-      }),
-    });
+  const vectors = (...given) => vectorMap(host, side, ...given);
   const ffn = layerOf;
   const sum = (view) => (isPre ? ffn(view).output : ffn(view).sum);
   const views = [];

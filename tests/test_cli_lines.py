@@ -48,3 +48,11 @@ def test_the_beam_holds_all_groups_and_outputs(groups, outputs, usual):
     beams = found.get("num_beams", usual or 1)
     assert beams % groups == 0 and beams >= outputs
     assert beams < max(outputs, usual or 4) + groups
+
+
+def test_an_output_is_continued_or_replaced_but_not_both(tmp_path):
+    target = tmp_path / "out"
+    target.write_text("ONE\n")
+    with pytest.raises(Stop, match="give one of them"):
+        Streams(None, target, resume=True, overwrite=True).check()
+    assert target.read_text() == "ONE\n"

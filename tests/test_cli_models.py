@@ -208,7 +208,7 @@ def test_a_tokenizer_of_files_is_that_of_their_texts(tmp_path):
 
 
 def test_import_passes_its_options_on(translator, tmp_path):
-    assert "not known here" in call("import", translator, tmp_path / "out", code=1).stderr
+    assert "needs no import" in call("import", translator, tmp_path / "out", code=1).stderr
     assert not (tmp_path / "out").exists()
     assert "NAME=VALUE" in call("import", translator, "--set", "heads", code=2).stderr
 
@@ -265,8 +265,18 @@ def test_plot_draws_what_a_folder_holds(translator, tmp_path):
         (("--head", "first", *text), "--head first: give a number, or all"),
         (("--what", "alignment"), "--what alignment needs a text: give --source"),
         (("--html",), "--html shows attention: give --source"),
+        (("--html", *text), "--html writes a .html file"),
+        (("--html", "--head", "all", *text), "--html shows all heads: remove --head"),
     ):
         assert message in call("plot", translator, *words, "-o", tmp_path / "x.png", code=2).stderr
+    assert "only --html does" in call("plot", translator, *text, "-o", tmp_path / "x.html", code=2).stderr
+    long = ("--source", "the dog " * 400)
+    assert "shows at most 512" in call("plot", translator, *long, "-o", tmp_path / "x.png", code=1).stderr
+    assert (
+        "there is no folder"
+        in call("plot", translator, *text, "-o", tmp_path / "no" / "x.png", code=1).stderr
+    )
+    assert "give --what architecture" in call("plot", "base", "-o", tmp_path / "x.png", code=1).stderr
 
 
 class TestExport:

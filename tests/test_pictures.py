@@ -75,6 +75,11 @@ def test_models_with_one_stack_have_one_kind(tokenizer):
         pictures.plot_attention(decoder, tokenizer, "su", kind="encoder")
     with pytest.raises(ValueError, match="takes no target"):
         pictures.plot_attention(decoder, tokenizer, "su", "hijo", kind="decoder")
+    for head in (1.5, True, "first"):
+        with pytest.raises(ValueError, match="give a number, None for the mean of all, or 'all'"):
+            pictures.plot_attention(decoder, tokenizer, "su hijo", kind="decoder", head=head)
+    with pytest.raises(TypeError, match="source must be one text"):
+        pictures.attention_page(decoder, tokenizer, ["su hijo"])
     with pytest.raises(ValueError, match="kind='self' does not exist: choose one of cross, encoder, decoder"):
         pictures.plot_attention(encoder, tokenizer, "su", kind="self")
 

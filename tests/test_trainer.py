@@ -71,9 +71,10 @@ def test_the_number_of_accumulated_batches_changes_nothing(tmp_path):
         assert_same_weights(other.state_dict(), models[0].state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_the_default_warm_up_is_the_papers(tmp_path):
+def test_the_defaults_are_the_papers(tmp_path):
     args = VanillaTransformerTrainingArguments(str(tmp_path), use_cpu=True)
     assert (args.lr_scheduler_type, args.warmup_steps, args.noam_factor) == ("noam", 4000, 1.0)
+    assert args.label_smoothing_factor == 0.1
 
 
 def test_learning_rates_are_the_papers(tmp_path):

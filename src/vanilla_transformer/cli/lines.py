@@ -62,7 +62,7 @@ def parse(number: int, raw: bytes, fields: tuple[str, ...], format: str) -> Line
         else:
             line.texts = tuple(text.split("\t")) if len(fields) > 1 else (text,)
             if len(line.texts) != len(fields):
-                raise ValueError(f"it has {len(line.texts)} columns, not {len(fields)} ({', '.join(fields)})")
+                raise ValueError(f"expected {', tab, '.join(fields)}; found columns: {len(line.texts)}")
         if any("\0" in text for text in line.texts):
             raise ValueError("it contains a NUL byte")
     except ValueError as error:
@@ -154,6 +154,8 @@ class Streams:
             if self.resume or self.overwrite:
                 raise Stop("error: --resume and --overwrite need --output FILE", USAGE)
             return
+        if self.resume and self.overwrite:
+            raise Stop("error: --resume keeps what --overwrite removes: give one of them", USAGE)
         if self.output.exists():
             if self.input is not None and self.output.samefile(self.input):
                 raise Stop(f"error: {self.output} is the input too: give another --output", USAGE)

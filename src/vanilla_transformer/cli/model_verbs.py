@@ -278,7 +278,7 @@ def detect(
 
 def plot(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .svg or .pdf file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .svg or .pdf; .html with --html.")],
     what: Annotated[
         Literal["curves", "attention", "alignment", "architecture", "positions", "similarity", "embeddings"]
         | None,
@@ -312,6 +312,12 @@ def plot(
         raise Stop(f"error: --head {head}: give a number, or all", USAGE)
     if html and (what not in (None, "attention") or source is None):
         raise Stop("error: --html shows attention: give --source, and no other --what", USAGE)
+    if html and head is not None:
+        raise Stop("error: --html shows all heads: remove --head", USAGE)
+    if html != (output.suffix.lower() in (".html", ".htm")):
+        raise Stop(f"error: --output {output}: --html writes a .html file, and only --html does", USAGE)
+    if not output.absolute().parent.is_dir():
+        raise Stop(f"error: there is no folder {output.absolute().parent}")
     chosen = "page" if html else what or ("attention" if source else "curves")
     number: Any = head if head in (None, "all") else int(head or 0)
     run(chosen, model, output, source, target, attention, layer, number)

@@ -107,6 +107,8 @@ def plot(
 
 def log_history(folder: Path) -> list[dict]:
     """What a run logged, from its own trainer_state.json or that of its newest checkpoint."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; to draw a preset, give --what architecture")
     states = sorted(
         folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[-1])
     )

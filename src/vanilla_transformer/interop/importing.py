@@ -141,7 +141,7 @@ def find_format(source: str | PathLike) -> str:
     path = Path(source)
     if path.is_file():
         return format_of_checkpoint(path)
-    if found := format_of_config(read_config(source)):
+    if found := format_of_config(read_config(source), source):
         return found
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in CHECKPOINTS)
@@ -167,7 +167,7 @@ def read_config(source: str | PathLike) -> Mapping[str, Any]:
     return config
 
 
-def format_of_config(config: Mapping[str, Any]) -> str | None:
+def format_of_config(config: Mapping[str, Any], source: str | PathLike) -> str | None:
     kind = config.get("model_type")
     if kind in ("marian", "fsmt", "vit"):
         return kind
@@ -175,8 +175,10 @@ def format_of_config(config: Mapping[str, Any]) -> str | None:
         return "timm"
     if {"transforms", "model"} <= config.keys():
         return "eole"
+    if str(kind).startswith("vanilla_transformer"):
+        raise ConversionError(f"{source} is a model of vanilla-transformer already, and needs no import")
     if kind:
-        raise ConversionError(f"a model of the type {kind!r} in transformers is not known here")
+        raise ConversionError(f"{source} is a model of the type {kind!r} in transformers, which is not known here")
     return None
 
 

@@ -47,8 +47,9 @@ def plot_attention(
 
     Args:
         target: the text to score; the model generates it by default.
-        layer: index of the layer; -1 is the last one.
-        head: index of the head; "all" for a panel of each; the mean over all heads by default.
+        layer: index of the layer, from 0; -1 is the last one.
+        head: index of the head, from 0; -1 is the last one, and "all" gives a panel of each. By default the
+            mean over all heads.
         kind: "cross" for cross-attention, "encoder" for its self-attention, "decoder" for masked
             self-attention. A model with one stack has one kind.
 

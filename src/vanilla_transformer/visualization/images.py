@@ -47,8 +47,9 @@ def plot_image_attention(
     that each patch gets on average.
 
     Args:
-        layer: index of the layer; -1 is the last one.
-        head: index of the head; "all" for a row of each; the mean over all heads by default.
+        layer: index of the layer, from 0; -1 is the last one.
+        head: index of the head, from 0; -1 is the last one, and "all" gives a row of each. By default the
+            mean over all heads.
         titles: of the images.
 
     Raises:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..tokenization_vanilla_transformer import readable_tokens
 
 Kind = Literal["cross", "encoder", "decoder"]
+MOST = 512  # pieces of a text: all weights are held at once, and nobody reads a larger map
 MEANING = {
     "cross": "cross-attention",
     "encoder": "self-attention of the encoder",
@@ -43,8 +44,12 @@ def attention_of_text(
         target: what an encoder-decoder writes; by default the model generates it.
 
     Raises:
-        ValueError: there is a target, but no encoder-decoder to write it.
+        ValueError: a text has more than 512 pieces, or there is a target, but no encoder-decoder to write it.
+        TypeError: source or target is no text.
     """
+    check_text("source", source, tokenizer)
+    if target is not None:
+        check_text("target", target, tokenizer)
     inputs = tokenizer(source, return_tensors="pt").to(model.device)
     columns = pieces(tokenizer, inputs["input_ids"][0])
     if not model.config.is_encoder_decoder:
@@ -70,6 +75,13 @@ def attention_of_text(
     }
 
 
+def check_text(name: str, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be one text, not {text!r:.60}")
+    if (length := len(tokenizer(text)["input_ids"])) > MOST:
+        raise ValueError(f"the {name} has {length:,} pieces, but a picture shows at most {MOST}: shorten it")
+
+
 def chosen_heads(weights: torch.Tensor, layer: int, head: int | None, stack: str) -> torch.Tensor:
     """Returns the weights `(rows, columns)` of a head, or of the mean over the heads.
 
@@ -85,6 +97,8 @@ def chosen_heads(weights: torch.Tensor, layer: int, head: int | None, stack: str
         raise ValueError(f"layer={layer} does not exist; the {stack} layers are 0 to {layers - 1}")
     if head is None:
         return weights[layer].mean(0)
+    if isinstance(head, bool) or not isinstance(head, int):
+        raise ValueError(f"head={head!r} does not exist: give a number, None for the mean of all, or 'all'")
     if not -heads <= head < heads:
         raise ValueError(f"head={head} does not exist; the heads are 0 to {heads - 1}")
     return weights[layer, head]

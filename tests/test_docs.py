@@ -18,6 +18,7 @@ import pages  # noqa: E402
 import site_hooks  # noqa: E402
 from check_docs import Page  # noqa: E402
 from docs_commands import shortened  # noqa: E402
+from docs_sandbox import make_models  # noqa: E402
 from pages import names_in, same_output  # noqa: E402
 
 PAGES = [
@@ -44,6 +45,13 @@ def test_the_source_code_on_a_page_is_that_of_its_file(page):
 def test_the_python_of_a_page_prints_what_the_page_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not failures(page, "python")
+
+
+def test_the_python_of_the_pictures_runs_with_untrained_models(tmp_path, monkeypatch):
+    make_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert not failures(ROOT / "docs" / "pictures.md", "python")
+    assert (tmp_path / "attention.svg").is_file() and (tmp_path / "attention.html").is_file()
 
 
 def failures(page, kind):

@@ -1,6 +1,5 @@
 """The pictures that recipes draw, and the page that explains all pictures."""
 
-import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,44 +137,6 @@ def test_without_matplotlib_there_is_one_warning(tmp_path, caplog, monkeypatch):
     pictures.draw_classes({"confusion_matrix": [[1]], "classes": ["a"]}, None, None, tmp_path)
     (message,) = caplog.messages
     assert "matplotlib is missing: install the extra [plot]" in message and not list(tmp_path.iterdir())
-
-
-def test_the_code_of_the_page_runs(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = image_model(
-        VanillaTransformerForImageClassification,
-        VanillaTransformerVisionConfig,
-        decoder_layers=0,
-        image_size=16,
-    )
-    detector = image_model(
-        VanillaTransformerForObjectDetection, VanillaTransformerDetectionConfig, num_queries=3
-    )
-    image = Image.new("RGB", (16, 16))
-    box = {"xmin": 1, "ymin": 2, "xmax": 9, "ymax": 9}
-    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
-    names = {
-        "model": translator(tokenizer).eval(),
-        "tokenizer": tokenizer,
-        "sources": ["su hijo", "dió su tierra"],
-        "outputs": ["hijo su", "tierra"],
-        "references": ["hijo", "tierra dió"],
-        "trainer": SimpleNamespace(state=SimpleNamespace(log_history=history)),
-        "probabilities": [[0.9, 0.1], [0.4, 0.6]],
-        "labels": [0, 0],
-        "classifier": images.model,
-        "processor": images.processing_class,
-        "images": [image, image],
-        "detector": detector.model,
-        "detection_processor": detector.processing_class,
-        "canvas": image,
-        "objects": [{"label": "7", "score": 0.9, "box": box}],
-    }
-    names["model"].generation_config.max_new_tokens = 5
-    page = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
-    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):  # each continues the one before
-        exec(compile(block, "docs/pictures.md", "exec"), names)
-    assert (tmp_path / "attention.svg").is_file() and (tmp_path / "attention.html").is_file()
 
 
 def test_the_page_shows_every_picture_that_is_kept():

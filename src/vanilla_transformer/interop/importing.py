@@ -178,7 +178,7 @@ def format_of_config(config: Mapping[str, Any], source: str | PathLike) -> str |
     if str(kind).startswith("vanilla_transformer"):
         raise ConversionError(f"{source} is a model of vanilla-transformer already, and needs no import")
     if kind:
-        raise ConversionError(f"{source} is a model of the type {kind!r} in transformers, which is not known here")
+        raise ConversionError(f"{source} is a {kind!r} model of transformers, which is not known here")
     return None
 
 

@@ -100,8 +100,9 @@ def test_a_setting_that_is_no_setting_of_texts_is_named(setting, models):
 
 
 @pytest.mark.parametrize("setting", ["num_beams=null", "eos_token_id=x", "max_time=x", "terms=3", "forbid=3"])
-def test_a_value_of_the_wrong_type_is_named(setting, models):
-    error = translate(models[0], "--set", setting, code=1)
+@pytest.mark.parametrize("format", ["text", "txt"])  # lines, and a document
+def test_a_value_of_the_wrong_type_is_named(setting, format, models):
+    error = translate(models[0], "--set", setting, "--format", format, code=1)
     name, value = setting.split("=")
     assert name in error and len(error.strip().splitlines()) == 1
     assert value in error or value == "null" and "None" in error

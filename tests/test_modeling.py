@@ -60,8 +60,11 @@ def test_a_later_word_changes_no_earlier_output(batch, settings):
 @torch.no_grad()
 def test_every_output_of_the_encoder_depends_on_every_word(batch):
     model = random_model(encoder_layers=1)
-    encode = lambda source: model.get_encoder()(input_ids=source).last_hidden_state[0]  # noqa: E731
     source = pair(batch, 0)["input_ids"]
+
+    def encode(ids):
+        return model.get_encoder()(input_ids=ids).last_hidden_state[0]
+
     before = encode(source)
     for position in range(source.shape[1]):
         changed = source.clone()

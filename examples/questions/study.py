@@ -117,7 +117,7 @@ def show(name: str, tables: str, figure: Any, options: argparse.Namespace, start
         with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     figure.savefig(options.output / f"{name}.png", dpi=130)
-    print(f"wrote {options.output / f'question_{name}.svg'}")
+    print(f"wrote {options.output / f'{name}.svg'}")
     if options.write:
         begin, end = f"<!-- results of {name} -->", f"<!-- end of {name} -->"
         page, places = re.subn(

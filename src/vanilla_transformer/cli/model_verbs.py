@@ -199,7 +199,8 @@ def export(
     \b
     vanilla-transformer export outputs/mine ct2 --precision int8 --sentences dev.en
 
-    Both translate 100 sentences in float32, greedy and with 4 beams. Any difference stops the export.
+    Both translate 100 sentences in float32, greedy and with 4 beams. A difference that
+    rounding does not explain stops the export.
     """
     from ..interop.exporting import SENTENCES, export_ctranslate2
 

@@ -226,7 +226,7 @@ def train(model, pairs, steps, tokens, warmup_steps):
         if steps - step in (0, 20, 40, 60, 80):
             checkpoints.append({name: value.clone() for name, value in model.state_dict().items()})
     # Section 6.1: the final weights are the mean of the last 5 checkpoints, which are 20 steps apart here.
-    model.load_state_dict({name: sum(c[name] for c in checkpoints) / 5 for name in checkpoints[0]})
+    model.load_state_dict({n: sum(c[n] for c in checkpoints) / len(checkpoints) for n in checkpoints[0]})
     model.eval()
 
 

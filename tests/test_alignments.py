@@ -1,5 +1,6 @@
 """Word alignments: words, the attention that links them, pipelines, and the benchmark's arithmetic."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,9 +10,17 @@ from tiny_translators import FAMILIES, TEXTS, make, t5, vanilla
 from transformers import GenerationConfig
 
 import vanilla_transformer.alignments
-from vanilla_transformer import choose_attention, split_words, word_alignments
+from vanilla_transformer import (
+    ToolkitTokenizer,
+    VanillaTransformerConfig,
+    VanillaTransformerForConditionalGeneration,
+    choose_attention,
+    split_words,
+    word_alignments,
+)
 from vanilla_transformer.alignments import LONGEST, linked_words, short_pairs, words_of_pieces
 from vanilla_transformer.scores import Forced
+from vanilla_transformer.visualization.weights import attention_of_text
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -73,6 +82,33 @@ def test_alignments_need_no_dropout_and_leave_the_mode(training):
     expected = word_alignments(model.eval(), tokenizer, TEXTS, TARGETS)
     assert word_alignments(model.train(training), tokenizer, TEXTS, TARGETS) == expected
     assert model.training == training
+    choose_attention(model, tokenizer, TEXTS, TARGETS)
+    assert model.training == training
+
+
+def test_words_of_a_source_with_its_own_vocabulary(tmp_path):
+    names = {"source": "the dog runs fast today", "target": "der Hund"}
+    for side, words in names.items():
+        known = ["<unk>", "<pad>", "</s>", *words.split()]
+        (tmp_path / side).write_text(json.dumps({word: id for id, word in enumerate(known)}))
+    tokenizer = ToolkitTokenizer(str(tmp_path / "source"), str(tmp_path / "target"))
+    torch.manual_seed(0)
+    ids = {"bos_token_id": None, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    sizes = {"vocab_size": 8, "target_vocab_size": 5, "encoder_layers": 1, "decoder_layers": 2}
+    config = VanillaTransformerConfig.from_preset("tiny", **sizes, **ids)
+    model = VanillaTransformerForConditionalGeneration(config).eval()
+    pipe, text = make("translation", (model, tokenizer)), names["source"]
+    settings = {"max_new_tokens": 4, "min_new_tokens": 3, "suppress_tokens": [0, 1]}
+    record = pipe(text, return_alignments=True, **settings)[0]
+    assert word_alignments(model, tokenizer, [text], [record["translation_text"]]) == [record["alignment"]]
+    attention = attention_of_text(model, tokenizer, text, "der Hund")["cross"]
+    assert attention.columns == [*text.split(), "</s>"] and attention.rows == ["der", "Hund", "</s>"]
+
+
+def test_a_layer_that_does_not_exist_is_named():
+    model, tokenizer = vanilla()
+    with pytest.raises(ValueError, match="layer=7 does not exist: use 0 to 0"):
+        word_alignments(model, tokenizer, TEXTS, TARGETS, layer=7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

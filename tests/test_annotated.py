@@ -226,3 +226,12 @@ def test_training_learns(trained):
     outputs = annotated.greedy_search(own, annotated.padded([annotated.ids(str(n)) for n in NUMBERS]))
     right = sum(words == annotated.ids(annotated.spell(n)) for n, words in zip(NUMBERS, outputs))
     assert right > 0.8 * len(NUMBERS)
+
+
+def test_a_short_training_averages_the_checkpoints_that_it_has():
+    torch.manual_seed(0)
+    own = annotated.Transformer(len(annotated.VOCABULARY), N=1, d_model=16, d_ff=32, h=2)
+    pair = (annotated.ids("7"), annotated.ids(annotated.spell(7)))
+    annotated.train(own, [pair], steps=3, tokens=300, warmup_steps=100)
+    norms = [value for name, value in own.named_parameters() if name.endswith("norm.weight")]
+    assert norms and all((value - 1).abs().max() < 0.1 for value in norms)

@@ -226,12 +226,6 @@ def test_lengths_of_a_dataset(make):
         )
 
 
-def test_lengths_from_a_length_column():
-    data = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3]], "length": [7, 8]})
-    assert sequence_lengths(data, "input_ids", length_column="length").tolist() == [7, 8]
-    assert sequence_lengths(data, "input_ids", length_column="none").tolist() == [2, 1]
-
-
 def test_lengths_errors_name_the_column():
     data = datasets.Dataset.from_dict(
         {"text": ["a b"], "ids": [None]},

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import EvalPrediction
 
 from vanilla_transformer import (
+    ToolkitTokenizer,
     VanillaTransformerConfig,
     VanillaTransformerForSequenceClassification,
     VanillaTransformerTokenizer,
@@ -190,6 +191,18 @@ def test_encoding_cuts_orders_and_keeps_the_texts(tmp_path, caplog):
     assert re.search(r"train: cut \d of 5 texts to 12 tokens", caplog.text)
     shorter = encode_splits(splits, tokenizer, data, longest=7)
     assert max(map(len, shorter["validation"]["input_ids"])) == 7
+
+
+def test_a_tokenizer_without_the_tokenizers_library_cuts_and_counts(tmp_path, caplog):
+    words = ["<unk>", "<pad>", "</s>", *{word for text in GOOD for word in text.split()}]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: id for id, word in enumerate(words)}))
+    file = write(tmp_path / "train.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(GOOD)])
+    data = arguments(file, file, max_length=4)
+    tokenizer = ToolkitTokenizer(str(tmp_path / "vocab.json"))
+    encoded = encode_splits(load_splits(data), tokenizer, data, longest=1000)["train"]
+    longer = sum(len(text.split()) + 1 > 4 for text in GOOD)  # with </s>
+    assert max(map(len, encoded["input_ids"])) == 4
+    assert f"train: cut {longer} of 5 texts to 4 tokens" in caplog.text and 0 < longer < 5
 
 
 # The loss

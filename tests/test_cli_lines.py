@@ -3,7 +3,7 @@
 import pytest
 
 from vanilla_transformer.cli import lines
-from vanilla_transformer.cli.generating import Request
+from vanilla_transformer.cli.generating import Request, read_terms
 from vanilla_transformer.cli.lines import Streams, cut_to_complete_lines, parse
 from vanilla_transformer.cli.verb import Stop
 
@@ -56,3 +56,17 @@ def test_an_output_is_continued_or_replaced_but_not_both(tmp_path):
     with pytest.raises(Stop, match="give one of them"):
         Streams(None, target, resume=True, overwrite=True).check()
     assert target.read_text() == "ONE\n"
+
+
+def test_an_error_of_an_earlier_run_is_dropped():
+    line = parse(1, b'{"text": "a dog", "id": 3, "error": "old"}', ("text",), "jsonl")
+    assert line.record == {"text": "a dog", "id": 3} and line.texts == ("a dog",) and line.error is None
+
+
+def test_terms_are_read_line_by_line(tmp_path):
+    file = tmp_path / "terms.tsv"
+    file.write_bytes("\ufeffdog\tHu\u2028nd\r\n\ncat\tKatze\n".encode())
+    assert read_terms(file) == {"dog": "Hu\u2028nd", "cat": "Katze"}
+    file.write_bytes(b"dog\tHund\ncat\tK\xe4tzchen\n")
+    with pytest.raises(ValueError, match="terms.tsv is not UTF-8"):
+        read_terms(file)

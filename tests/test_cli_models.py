@@ -193,6 +193,14 @@ def test_a_card_has_the_scores_of_the_run(translator):
     text = (translator / "README.md").read_text()
     assert "12.3" in text and "four sentences" in text and "BLEU" in text
     assert "translation" in call("card", translator, "--task", "nonsense", *words, code=2).stderr
+    for broken, named in (
+        ("{bad", "is not valid JSON"),
+        ("[]", "holds no results"),
+    ):
+        (translator / "results.json").write_text(broken)
+        error = call("card", translator, "--task", "translation", *words, code=1).stderr
+        assert f"results.json {named}" in error
+    (translator / "results.json").unlink()
 
 
 def test_a_tokenizer_of_files_is_that_of_their_texts(tmp_path):
@@ -211,6 +219,15 @@ def test_import_passes_its_options_on(translator, tmp_path):
     assert "needs no import" in call("import", translator, tmp_path / "out", code=1).stderr
     assert not (tmp_path / "out").exists()
     assert "NAME=VALUE" in call("import", translator, "--set", "heads", code=2).stderr
+    assert "not valid YAML" in call("import", translator, "--set", "activation=[x", code=2).stderr
+    weights = torch.nn.Transformer(16, 2, 1, 1, 32, batch_first=True).state_dict()
+    weights = {f"transformer.{name}": value for name, value in weights.items()}
+    tables = dict.fromkeys(["src_emb.weight", "tgt_emb.weight", "generator.weight"], torch.ones(11, 16))
+    torch.save(weights | tables, tmp_path / "theirs.pt")
+    for setting in ("num_attention_heads=eight", "norm_position=mid"):
+        given = ("--set", "num_attention_heads=2", "--set", setting)
+        error = call("import", tmp_path / "theirs.pt", *given, code=1).stderr
+        assert setting.split("=")[0] in error and len(error.strip().splitlines()) == 1
 
 
 def save_detector(folder):
@@ -239,12 +256,17 @@ def test_detect_draws_boxes_and_reports_bad_pictures(tmp_path):
     assert len(records[0]["objects"]) > 0
     drawn = np.asarray(Image.open(tmp_path / "found" / "a.png").convert("RGB"))
     assert drawn.shape[0] == drawn.shape[1] >= 64 and (drawn != 90).any()
+    before = (photos / "a.png").read_bytes()
+    assert "is one of the pictures" in call("detect", detector, photos, "-o", photos, code=2).stderr
+    assert (photos / "a.png").read_bytes() == before
 
 
 def test_plot_draws_curves_and_attention(translator, tmp_path):
     history = [{"step": step, "loss": 3.0 / step} for step in (1, 2, 3)]
     (tmp_path / "checkpoint-3").mkdir()
     (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     call("plot", tmp_path, "-o", tmp_path / "curves.png")
     call("plot", translator, "--source", "the dog", "-o", tmp_path / "attention.svg")
     assert (tmp_path / "curves.png").stat().st_size and (tmp_path / "attention.svg").stat().st_size

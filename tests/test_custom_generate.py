@@ -1,5 +1,6 @@
 """The search as a `custom_generate` folder: for models of transformers, and without this package."""
 
+import json
 import threading
 
 import clean_process
@@ -19,7 +20,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from vanilla_transformer import write_custom_generate
+from vanilla_transformer import (
+    ToolkitTokenizer,
+    VanillaTransformerConfig,
+    VanillaTransformerForConditionalGeneration,
+    hub_generate,
+    write_custom_generate,
+)
 from vanilla_transformer.interop.marian import import_marian
 from vanilla_transformer.terms import Terms
 
@@ -254,3 +261,20 @@ def test_the_readme_has_the_tag_that_the_hub_needs(folder):
     assert "\n- custom_generate\n" in (folder / "README.md").read_text()
     names = {path.name for path in (folder / "custom_generate").iterdir()}
     assert "generate.py" in names and not names & {"modeling_vanilla_transformer.py", "decoding.py"}
+
+
+def test_terms_are_found_in_a_source_with_its_own_vocabulary(tmp_path):
+    for side, words in {"source": "the dog runs", "target": "der Hund rennt"}.items():
+        known = ["<unk>", "<pad>", "</s>", *words.split()]
+        (tmp_path / side).write_text(json.dumps({word: id for id, word in enumerate(known)}))
+    tokenizer = ToolkitTokenizer(str(tmp_path / "source"), str(tmp_path / "target"))
+    ids = {"bos_token_id": None, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    sizes = {"vocab_size": 6, "target_vocab_size": 7, "encoder_layers": 1, "decoder_layers": 1}
+    model = VanillaTransformerForConditionalGeneration(
+        VanillaTransformerConfig.from_preset("tiny", **sizes, **ids)
+    ).eval()
+    inputs = tokenizer("the dog runs", return_tensors="pt")
+    outputs = hub_generate.generate(
+        model, **inputs, terms={"dog": "Hund"}, tokenizer=tokenizer, max_new_tokens=4
+    )
+    assert "Hund" in tokenizer.decode(outputs[0])

@@ -254,3 +254,13 @@ def test_the_decoders_loss_sends_no_gradient_into_the_boxes_that_its_queries_sta
     (outputs.pred_boxes.sum() + outputs.logits.sum()).backward()
     assert all(weight.grad is None or not weight.grad.any() for weight in model.model.proposals.parameters())
     assert all(weight.grad is not None for weight in model.model.encoder.parameters())
+
+
+@pytest.mark.parametrize("size", [64, 60])
+@torch.no_grad()
+def test_a_detector_in_bf16_takes_pixels_in_float32(size):
+    model, pixels = random_model(), torch.rand(1, 3, size, size)
+    exact = model(pixels).logits
+    rounded = model.bfloat16()(pixels).logits
+    assert rounded.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(rounded.float().flatten(), exact.flatten(), dim=0) > 0.9

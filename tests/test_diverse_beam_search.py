@@ -3,9 +3,8 @@
 import pytest
 import torch
 from plain_beam_search import END, PAD, START, plain_diverse_search, words
-from test_decoding import generate, plain
 from test_decoding import steps as fast_steps  # noqa: F401  # a fixture
-from tiny_generation import padded_batch, random_model
+from tiny_generation import generate, padded_batch, plain, random_model
 
 from vanilla_transformer import sequence_scores
 from vanilla_transformer.beam_search import BeamSearch, TransformersBeamSearch

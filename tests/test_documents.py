@@ -312,6 +312,13 @@ def test_a_sentence_knows_its_line(format):
         assert re.search(r"\w+", sentence.text)[0] in lines[sentence.line - 1]
 
 
+@pytest.mark.parametrize("section", ["<![x]>", "<![ x [a", "<![if !IE]>", "<![CDATA[a]]>", "<!["])
+def test_sections_of_sgml_stay(section):
+    page = f"<p>The dog runs.</p>{section}<p>A cat.</p>"
+    assert seen(page, "html")[0] == "The dog runs."
+    assert translate_document(lambda texts: texts, page, "html") == page
+
+
 def test_what_is_not_translated_ends_with_its_own_tag():
     page = '<div translate="no">a <div>b</div> c</div><p>one <code>x <code>y</code> z</code> two</p>'
     assert seen(page, "html") == ["one x y z two"]

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from plain_beam_search import plain_search, words
-from test_decoding import generate, plain
 from test_decoding import steps as fast_steps  # noqa: F401  # a fixture
-from tiny_generation import padded_batch, random_model
+from tiny_generation import generate, padded_batch, plain, random_model
 from tiny_translators import TEXTS, make, marian, vanilla
 from transformers import pipeline
 

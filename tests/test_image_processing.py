@@ -1,5 +1,6 @@
 """The image processor: every kind of image, parity with transformers' own, boxes there and back, padding."""
 
+import base64
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from vanilla_transformer import (
     VanillaTransformerVisionConfig,
     VanillaTransformerVisionModel,
 )
-from vanilla_transformer.image_processing_vanilla_transformer import to_rgb, upright_size
+from vanilla_transformer.image_processing_vanilla_transformer import open_as_rgb, to_rgb, upright_size
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -146,6 +147,19 @@ def test_training_processor_and_pipelines_see_the_same_pixels(kind, tmp_path):
     for image in images:
         for seen in (image, image_utils.load_image(image)):  # stock pipelines call load_image
             assert np.array_equal(both(seen, return_tensors="np")["pixel_values"], trained)
+
+
+@pytest.mark.parametrize("begin", ["", "data:image/png;base64,"])
+def test_images_in_base64(begin):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    code = base64.b64encode(file.getvalue()).decode()
+    assert max(map(len, code.split("/"))) > 255  # longer than a file's name can be
+    assert np.array_equal(open_as_rgb(begin + code), pixels)
+    assert np.array_equal(image_utils.load_image(begin + code), pixels)
+    with pytest.raises(ValueError, match="is no image file, no URL, and no image in base64"):
+        open_as_rgb("x" * 5000)
 
 
 def test_pipelines_of_images_use_the_loader_that_remembers():

@@ -10,6 +10,7 @@ from tiny_marian import texts, train_sentencepiece
 from transformers import AutoTokenizer, FSMTConfig, FSMTForConditionalGeneration, pipeline
 
 from vanilla_transformer.interop import ConversionError, import_model
+from vanilla_transformer.interop.fairseq import fsmt_tokenizer, read_dictionary
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
@@ -44,6 +45,22 @@ def apply_codes(word, codes):
     for pair in codes:
         pieces = merged(pieces, pair)
     return [piece[:-4] if piece.endswith("</w>") else f"{piece}@@" for piece in pieces]
+
+
+def test_merges_of_digits_have_no_frequency(tmp_path):
+    pytest.importorskip("sacremoses")
+    words = [*SPECIAL, "195", "1@@", "9@@", "5", "19@@"]
+    for lines in ("#version: 0.2\n1 9\n19 5</w>\n", "1 9 20\n19 5</w> 7\n"):  # of subword-nmt, of fastBPE
+        (tmp_path / "codes").write_text(lines)
+        assert fsmt_tokenizer(tmp_path / "codes", [words, words], ["en", "de"]).tokenize("195") == ["195</w>"]
+
+
+def test_a_dictionary_has_a_word_on_each_line(tmp_path):
+    (tmp_path / "dict.en.txt").write_bytes("the 10\r\na\u2028b 5\nx\x85 4\ncat 3\n".encode())
+    assert read_dictionary(tmp_path / "dict.en.txt") == [*SPECIAL, "the", "a\u2028b", "x\x85", "cat"]
+    (tmp_path / "dict.en.txt").write_bytes(b"\xfc 10\n")
+    with pytest.raises(ConversionError, match="dict.en.txt is not UTF-8"):
+        read_dictionary(tmp_path / "dict.en.txt")
 
 
 def test_bpe_of_fairseq(tmp_path):

@@ -252,3 +252,19 @@ def test_the_dictionary_that_is_missing_is_named(tmp_path):
     (tmp_path / "theirs" / "dict.en.txt").write_text("a 1\n")
     notes = import_model(tmp_path / "theirs", check=False).report.notes
     assert any(note.endswith("lacks dict.es.txt") for note in notes)
+
+
+@pytest.mark.parametrize(
+    "held, named",
+    [
+        ({0: torch.ones(2)}, "is of no known format"),
+        (torch.ones(2), "is of no known format"),
+        ({"state_dict": [1, 2]}, "is of no known format; it holds state_dict"),
+        ({"model": {"a": torch.ones(1)}, "args": {"lr": 1}}, "model without a name"),
+    ],
+    ids=["numbers for names", "a tensor", "a list of weights", "entries for arguments"],
+)
+def test_a_checkpoint_of_another_form_is_named(tmp_path, held, named):
+    torch.save(held, tmp_path / "model.pt")
+    with pytest.raises(ConversionError, match=named):
+        import_model(tmp_path / "model.pt")

@@ -17,6 +17,8 @@ from vanilla_transformer import (
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
     VanillaTransformerForMaskedLM,
+    VanillaTransformerForSequenceClassification,
+    VanillaTransformerForTokenClassification,
 )
 from vanilla_transformer.losses import (
     TrainingLoss,
@@ -174,3 +176,32 @@ def test_r_drop_compares_two_passes_of_the_doubled_batch(batch, head):
 def test_a_training_loss_without_labels_raises(head):
     with pytest.raises(ValueError, match="training_loss needs labels"):
         head(random_model().config)(input_ids=torch.full((1, 3), 5), training_loss=TrainingLoss())
+
+
+HEADS = {
+    "single label": (VanillaTransformerForSequenceClassification, torch.tensor([0, 2, 1, 0])),
+    "several labels": (VanillaTransformerForSequenceClassification, torch.tensor([[1.0, 0, 1]] * 4)),
+    "regression": (VanillaTransformerForSequenceClassification, torch.tensor([[0.5, -1.0, 2.0]] * 4)),
+    "tokens": (
+        VanillaTransformerForTokenClassification,
+        torch.tensor([[0, 1, 2, 1]] * 3 + [[2, 0, -100, -100]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_parts_of_an_update_have_the_gradient_of_the_whole(kind):
+    """As the plain Trainer accumulates: it passes `num_items_in_batch`, and does not divide the loss."""
+    head, labels = HEADS[kind]
+    problem = {"problem_type": "regression"} if kind == "regression" else {}
+    torch.manual_seed(0)
+    config = VanillaTransformerConfig.from_preset("tiny", vocab_size=50, num_labels=3, dropout=0.0, **problem)
+    model, ids = head(config).eval(), torch.randint(3, 50, (4, 4))
+    whole = gradients(model, input_ids=ids, labels=labels)
+    items = (labels != -100).sum()
+    model.zero_grad()
+    for part in (slice(0, 3), slice(3, 4)):
+        model(input_ids=ids[part], labels=labels[part], num_items_in_batch=items).loss.backward()
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            torch.testing.assert_close(weight.grad, whole[1][name], msg=name)

@@ -379,3 +379,18 @@ def test_a_folder_of_another_model_raises_and_names_its_type(tmp_path, saved, he
     with pytest.raises(ValueError, match=f"'{model.config.model_type}'.*AutoModelForSeq2SeqLM"):
         head.from_pretrained(tmp_path)
     assert type(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)) is type(model)
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "learned"])
+@torch.no_grad()
+def test_positions_of_the_caller_may_be_beyond_the_length(kind):
+    config = VanillaTransformerConfig.from_preset(
+        "tiny", vocab_size=50, encoder_layers=0, decoder_layers=1, position_embedding_type=kind
+    )
+    model = VanillaTransformerForCausalLM(config).eval()
+    ids, positions = torch.arange(8).reshape(2, 4) + 3, torch.tensor([[5, 6, 7, 8], [0, 1, 2, 3]])
+    together = model(ids, position_ids=positions).logits
+    for row in range(2):
+        alone = model(ids[row : row + 1], position_ids=positions[row : row + 1]).logits
+        torch.testing.assert_close(together[row : row + 1], alone)
+    assert not torch.allclose(together[:1], model(ids[:1]).logits)

@@ -143,6 +143,15 @@ def test_a_recipe_that_fails_removes_the_folder_it_made(tmp_path, monkeypatch):
 # Results
 
 
+def test_files_of_one_name_have_their_folders_in_the_record(tmp_path):
+    files = [tmp_path / "data" / language / "train.txt" for language in ("en", "de")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text(file.parent.name)
+    record = data_record(SourceArguments(train_file=[str(file) for file in files]))["train"]
+    assert list(record) == ["en/train.txt", "de/train.txt"] and len({*record.values()}) == 2
+
+
 def test_results_name_the_data_they_belong_to(tmp_path):
     for name in ("train", "news", "other"):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')

@@ -117,6 +117,8 @@ def test_a_word_of_several_pieces_has_their_mean(model, tokenizer):
 def test_too_few_words_have_no_plane(model, tokenizer):
     with pytest.raises(ValueError, match="2 words are too few"):
         pictures.plot_embeddings(model, tokenizer, ["su", "hijo"])
+    with pytest.raises(ValueError, match="the tokenizer makes no token of ''"):
+        pictures.plot_embeddings(model, tokenizer, ["su", "hijo", "tierra", ""])
     with pytest.raises(ValueError, match="method='umap' does not exist: choose pca or tsne"):
         pictures.plot_embeddings(model, tokenizer, method="umap")
 

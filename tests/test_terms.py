@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 from plain_beam_search import END, PAD, START, words
-from test_decoding import plain, steps  # noqa: F401 - a fixture
+from test_decoding import steps  # noqa: F401 - a fixture
 from test_generation import rows, score
-from tiny_generation import padded_batch, random_model
+from tiny_generation import padded_batch, plain, random_model
 from tiny_translators import TEXTS, make, marian, vanilla
 from transformers import LogitsProcessorList
 

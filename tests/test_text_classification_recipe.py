@@ -145,6 +145,10 @@ def test_a_pretrained_classifier_gets_a_head_for_other_labels(tmp_path, caplog):
     assert torch.equal(head.bias, before.classifier.bias[[2, 0, 1]])
     with pytest.raises(InputError, match="has other sizes than the model: block"):
         load("x", "y", hidden_size=32)
+    with pytest.raises(InputError, match="has no model.encoder.embed_positions.weight"):
+        load("x", "y", position_embedding_type="learned")
+    with pytest.raises(InputError, match="pretrained: .*'dropout'"):
+        load("x", "y", dropout="high")
 
 
 @pytest.mark.slow

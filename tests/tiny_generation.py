@@ -1,13 +1,18 @@
 """Small models that generate varied outputs, and batches for them."""
 
+import pytest
 import torch
 from plain_beam_search import PAD
 
+import vanilla_transformer.generation
 from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerForCausalLM,
     VanillaTransformerForConditionalGeneration,
 )
+
+GREEDY = {"num_beams": 1}
+PAPER = {"num_beams": 4, "length_penalty_type": "gnmt", "length_penalty": 0.6}
 
 
 def random_model(vocab_size, seed=0, **sizes):
@@ -34,3 +39,15 @@ def padded_batch(vocab_size, lengths, seed=0):
     input_ids = torch.randint(3, vocab_size, (len(lengths), max(lengths)))
     attention_mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": input_ids.masked_fill(attention_mask == 0, PAD), "attention_mask": attention_mask}
+
+
+def generate(model, batch, seed=0, **search):
+    torch.manual_seed(seed)
+    return model.generate(**batch, **{"max_new_tokens": 12, **search})
+
+
+def plain(model, batch, **search):
+    """The output of the loops that call the model's own forward pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vanilla_transformer.generation, "why_not_prepared", lambda model: "a test")
+        return generate(model, batch, **search)

@@ -11,12 +11,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from .scores import force
+from .terms import source_words
 
 BATCH = 64  # pairs
 MOST_PAIRS, LONGEST = 300, 128  # pairs and tokens that a choice needs; more change it rarely
@@ -42,7 +42,7 @@ def word_alignments(
         both from 0. The words are those of `split_words`.
 
     Raises:
-        ValueError: the numbers of texts differ.
+        ValueError: the numbers of texts differ, or the decoder has no such layer.
 
     Example:
         >>> links = word_alignments(model, tokenizer, english, german)  # one list for each pair
@@ -130,14 +130,21 @@ def links_of_pairs(
     check_as_many(sources, targets)
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
-    was_training = model.training
-    model.eval()  # without dropout
+    layers = sorted({layer for layer, _ in places})
+    count = number_of_layers(model)
+    if missing := [layer for layer in layers if not 0 <= layer < count]:
+        raise ValueError(f"layer={missing[0]} does not exist: use 0 to {count - 1}")
     for first in range(0, len(sources), BATCH):
         chosen = slice(first, first + BATCH)
         inputs = tokenizer(list(sources[chosen]), padding=True, return_tensors="pt").to(model.device)
         labels = tokenizer(text_target=list(targets[chosen]), padding=True, return_tensors="pt")["input_ids"]
         ids = torch.nn.functional.pad(labels.to(model.device), (1, 0), value=start)
-        attention = force(model, inputs, ids, layers=sorted({layer for layer, _ in places})).attention
+        was_training = model.training
+        model.eval()  # without dropout
+        try:
+            attention = force(model, inputs, ids, layers=layers).attention
+        finally:
+            model.train(was_training)
         with source_words(tokenizer) as options:
             of_sources = [words_of_pieces(tokenizer, source, **options) for source in inputs["input_ids"]]
         for row, (source, target) in enumerate(zip(of_sources, ids)):
@@ -145,7 +152,6 @@ def links_of_pairs(
             yield {
                 (layer, shift): linked_words(*pieces, attention[layer][row], shift) for layer, shift in places
             }
-    model.train(was_training)
 
 
 def linked_words(
@@ -173,23 +179,6 @@ def linked_words(
             for from_word in source[best[place - before]]
         }
     )
-
-
-@contextmanager
-def source_words(tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """Within it, `decode` with the options that it yields gives the words of the source.
-
-    Tokenizers with two vocabularies, as of Marian and FSMT, take all ids for those of the target.
-    """
-    words = getattr(tokenizer, "decoder", None)
-    if not isinstance(words, dict):
-        yield {}
-        return
-    tokenizer.decoder = {id: word for word, id in tokenizer.get_vocab().items()}
-    try:
-        yield {"use_source_tokenizer": True} if hasattr(tokenizer, "separate_vocabs") else {}
-    finally:
-        tokenizer.decoder = words
 
 
 def words_of_pieces(tokenizer: Any, ids: torch.Tensor, **options: Any) -> list[list[int]]:

@@ -27,7 +27,8 @@ class LayersConfig(PreTrainedConfig):
         dropout: P_drop, on the output of each sublayer and the input of each stack (section 5.4).
         norm_position: "post" normalises the sum of residual and sublayer as the paper does; "pre" normalises
             the input of each sublayer and the output of the stack.
-        norm_type: "layer", as in the paper, or "batch", with the statistics of the batch's real tokens.
+        norm_type: "layer", as in the paper, or "batch", with the statistics of the batch's real tokens:
+            those that the masks, or `training_loss` by the labels, show as real.
         activation: of the feed-forward network; any name in `transformers.activations.ACT2FN`.
         layer_norm_eps: normalisation adds it to the variance.
         final_norm: whether a stack ends with one more norm; None for pre-norm alone, which needs it. The

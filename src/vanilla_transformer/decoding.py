@@ -289,6 +289,7 @@ class StaticDecoding(Decoding):
         length = self.real_source = memory.shape[1]
         for own, given in ((self.memory_keys, begun.memory_keys), (self.memory_values, begun.memory_values)):
             for buffer, values in zip(own, given):
+                buffer.zero_()  # a NaN of an earlier batch would pass through the mask
                 buffer[:sentences, :, :length] = values
         self.memory_mask.fill_(torch.finfo(self.memory_mask.dtype).min)
         self.memory_mask[:sentences, ..., :length] = 0
@@ -302,6 +303,8 @@ class StaticDecoding(Decoding):
             self._add_room(capacity)
         before, room = self.rooms.get(self.capacity), self.rooms[capacity]
         room.visible.fill_(torch.finfo(room.visible.dtype).min)
+        for buffer in (*room.keys, *room.values):
+            buffer.zero_()  # as in _load
         if before is not None and self.columns:
             for old, new in zip((*before.keys, *before.values), (*room.keys, *room.values)):
                 new[:, :, : self.columns] = old[:, :, : self.columns]

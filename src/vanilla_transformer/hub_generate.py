@@ -13,7 +13,7 @@ from .config_checks import check_generation_settings
 from .plain_steps import PlainSteps
 from .search_loop import run_search
 from .searches import Settings, needs_all_rows, take_groups, with_own_processors
-from .terms import Terms, find_terms
+from .terms import Terms, find_terms, source_words
 
 LIMITS = ("max_length", "max_new_tokens")
 
@@ -58,7 +58,8 @@ def generate(
     if terms is not None and not hasattr(terms, "phrases"):  # of a `Terms`, which may be of another copy
         if tokenizer is None or source is None:
             raise ValueError("terms needs input_ids and the tokenizer: pass tokenizer=...")
-        texts = tokenizer.batch_decode(source, skip_special_tokens=True)
+        with source_words(tokenizer) as options:
+            texts = tokenizer.batch_decode(source, skip_special_tokens=True, **options)
         terms = find_terms(tokenizer, texts, terms)
     if tokenizer is not None:
         arguments["tokenizer"] = tokenizer

@@ -2,10 +2,10 @@
 
 import base64
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def _open(source: str, timeout: float | None = None) -> Image.Image:
     if source.startswith(("http://", "https://")):
         answer = httpx.get(source, timeout=timeout, follow_redirects=True)
         return Image.open(BytesIO(answer.content))
-    if Path(source[:4096]).is_file():
+    if os.path.isfile(source):  # False, not an error, for a text that is too long for a name
         return Image.open(source)
     try:
         code = source.partition(",")[2] if source.startswith("data:image/") else source

@@ -56,6 +56,13 @@ def count_items(
     return 2 * num_items_in_batch if doubled else num_items_in_batch
 
 
+def share_of_update(
+    loss: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """The mean loss of a batch as its part of the mean over the whole update; see `count_items`."""
+    return loss if num_items_in_batch is None else loss * count_items(labels, None) / num_items_in_batch
+
+
 def label_smoothed_cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,

@@ -103,8 +103,9 @@ class TextDecoder(Decoder):
             past_key_values = new_cache(self.config)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         # A static cache keeps its length in a tensor, which is not read here: that would wait for the device.
-        end = past_length + states.shape[1] if isinstance(past_length, int) else 0
+        end = 0
         if position_ids is None:
+            end = past_length + states.shape[1] if isinstance(past_length, int) else 0
             position_ids = positions_of_tokens(states, attention_mask, past_length)
         return super().forward(
             self.embed_positions(states, position_ids, end),

@@ -222,6 +222,7 @@ class VanillaTransformerDetectionModel(VanillaTransformerDetectionPreTrainedMode
             the cells `(batch, rows, columns, width)`, the mask of the real ones `(batch, cells)` or None, and
             the width and height of each image in cells `(batch, 2)`, not always a whole number.
         """
+        pixels = pixels.to(self.dtype)
         size = self.config.patch_size
         missing = [-length % size for length in pixels.shape[-2:]]
         if pixel_mask is None and any(missing):

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerConfig
-from .losses import TrainingLoss
+from .losses import TrainingLoss, share_of_update
 from .modeling_vanilla_transformer import (
     LanguageModelHead,
     VanillaTransformerModel,
@@ -143,12 +143,14 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """
         Args:
             labels: `(batch,)` class ids; `(batch, labels)` of 0 and 1 for several classes per text; real
                 numbers for regression.
+            num_items_in_batch: the labels of the whole update, when gradients are accumulated.
         """
         states, real = embed_inputs(self.model.encoder, input_ids, inputs_embeds), attention_mask
         if self.training and self.config.word_dropout:
@@ -162,7 +164,11 @@ class VanillaTransformerForSequenceClassification(EncoderHead):
         outputs = self.model(attention_mask=attention_mask, inputs_embeds=states, **kwargs)
         text = self._pool(outputs.last_hidden_state, attention_mask)
         logits = self.classifier(self.dropout(text))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        loss = None
+        if labels is not None:
+            loss = share_of_update(
+                self.loss_function(labels, logits, self.config), labels, num_items_in_batch
+            )
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -211,15 +217,19 @@ class VanillaTransformerForTokenClassification(EncoderHead):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """
         Args:
             labels: `(batch, length)` class ids; -100 is ignored.
+            num_items_in_batch: the labelled tokens of the whole update, when gradients are accumulated.
         """
         outputs = self.model(input_ids, attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None if labels is None else self.loss_function(logits, labels, self.config)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

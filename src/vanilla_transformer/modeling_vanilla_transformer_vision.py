@@ -9,6 +9,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_vanilla_transformer import VanillaTransformerVisionConfig
 from .embeddings import ConvolutionalStem, LearnedGrid, PatchEmbedding, SinusoidalGrid
+from .losses import share_of_update
 from .stacks import Encoder, VanillaTransformerPreTrainedModel
 
 
@@ -112,6 +113,7 @@ class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTraine
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """
@@ -119,10 +121,15 @@ class VanillaTransformerForImageClassification(VanillaTransformerVisionPreTraine
             pixel_values: `(batch, channels, height, width)`; multiples of the patch size.
             labels: `(batch,)` class ids; `(batch, labels)` of 0 and 1 for several classes per image; real
                 numbers for regression.
+            num_items_in_batch: the labels of the whole update, when gradients are accumulated.
         """
         outputs = self.model(pixel_values, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        loss = None
+        if labels is not None:
+            loss = share_of_update(
+                self.loss_function(labels, logits, self.config), labels, num_items_in_batch
+            )
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

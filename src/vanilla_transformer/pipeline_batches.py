@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from .alignments import alignment_attention, linked_words, pharaoh, split_words, words_of_pieces
 from .minimum_bayes_risk import expected_utilities
 from .scores import force, layers_for, scores_of
-from .terms import ForbiddenTerms, Terms, continuations, find_terms
+from .terms import ForbiddenTerms, Terms, continuations, find_terms, source_words
 
 OWN_OPTIONS = {
     "return_scores",
@@ -139,7 +139,8 @@ def forced_records(tokenizer: Any, outputs: dict[str, Any], index: int, prefix: 
         record["score"] = float(outputs["score"][0][index]) if length else 0.0
         record["token_log_probabilities"] = log_probs.tolist()
     if "attention" in outputs:
-        source = words_of_pieces(tokenizer, outputs["source_ids"][0][index])
+        with source_words(tokenizer) as options:
+            source = words_of_pieces(tokenizer, outputs["source_ids"][0][index], **options)
         target = words_of_pieces(tokenizer, outputs["output_ids"][0][index])
         attention, shift = outputs["attention"][0][index], bool(outputs["shift"][0][index])
         links = [] if blank else linked_words(source, target, attention, shift)

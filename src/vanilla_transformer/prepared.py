@@ -162,6 +162,8 @@ class PreparedLayer:
 
 
 class Prepared(NamedTuple):
+    """A prepared decoder, and what shows whether the model's weights are still those it was made of."""
+
     decoder: PreparedDecoder
     asked: str | None  # the precision that `prepare_for_decoding` got
     weights: list[tuple]  # the place and version of each, and settings of the layers
@@ -217,6 +219,8 @@ def samples_of(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Views of a vector, or of the first number of each row and a diagonal that meets every column."""
     if tensor.ndim < 2:
         return (tensor.view(-1),)
+    if not tensor.is_contiguous():  # such as a transposed weight, which has no flat view
+        return tensor[:, 0], tensor.diagonal()
     return tensor.view(len(tensor), -1)[:, 0], tensor.view(-1)[:: tensor[0].numel() + 1]
 
 

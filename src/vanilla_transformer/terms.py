@@ -9,7 +9,8 @@ beam. A hypothesis ends when it has all terms.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -331,6 +332,23 @@ class ForbiddenTerms(LogitsProcessor):
 def is_boundary(text: bytes) -> bool:
     """Whether a word can begin behind this text."""
     return not re.match(LETTER, text.decode(errors="replace")[-1:])
+
+
+@contextmanager
+def source_words(tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Within it, `decode` with the options that it yields gives the words of the source.
+
+    Tokenizers with two vocabularies, as of Marian and FSMT, take all ids for those of the target.
+    """
+    words = getattr(tokenizer, "decoder", None)
+    if not isinstance(words, dict):
+        yield {}
+        return
+    tokenizer.decoder = {id: word for word, id in tokenizer.get_vocab().items()}
+    try:
+        yield {"use_source_tokenizer": True} if hasattr(tokenizer, "separate_vocabs") else {}
+    finally:
+        tokenizer.decoder = words
 
 
 __all__ = ["ForbiddenTerms", "Terms", "UnmetTerms", "find_terms"]

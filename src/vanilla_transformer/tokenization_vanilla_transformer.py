@@ -411,12 +411,12 @@ def _without_surrogates(texts: Any) -> Any:
     return texts
 
 
-def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
-    """Returns the tokens of any tokenizer as text; a part of a character as `\\xc3`."""
+def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], **options: Any) -> list[str]:
+    """Returns each token as text, by `decode` with these options; a part of a character as `\\xc3`."""
     texts = []
     for id in map(int, ids):
         piece = str(tokenizer.convert_ids_to_tokens(id))
-        text = str(tokenizer.decode([id]))
+        text = str(tokenizer.decode([id], **options))
         if (
             piece
             and all(character in BYTES for character in piece)

@@ -23,7 +23,14 @@ def write(
     if task not in USE:
         raise Stop(f"error: --task {task}: use one of {', '.join(USE)}", USAGE)
     file = folder / "results.json"
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: Any = {}
+    if file.is_file():
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} holds no results, but {type(found).__name__}")
     results = {
         split: {
             name.removeprefix(f"{split}_"): value

@@ -222,9 +222,7 @@ class Generator:
         if self.format == "jsonl":
             if line.error is not None:
                 return write_record({**line.record, "error": line.error})
-            known = dict(line.record)
-            known.pop("error", None)  # of an earlier run
-            return write_record({**known, **self.columns(results)})
+            return write_record({**line.record, **self.columns(results)})
         words = []
         for result in results:
             if self.request.scores:
@@ -284,7 +282,11 @@ def visible_text(text: str) -> str:
 
 def read_terms(path: Path) -> dict[str, str]:
     terms = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
         if line.strip():
             columns = [column.strip() for column in line.split("\t")]
             if len(columns) != 2 or not all(columns):

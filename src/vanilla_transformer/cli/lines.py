@@ -59,6 +59,7 @@ def parse(number: int, raw: bytes, fields: tuple[str, ...], format: str) -> Line
         if format == "jsonl":
             line.record = read_record(text)
             line.texts = tuple(read_field(line.record, name) for name in fields)
+            line.record.pop("error", None)  # of an earlier run
         else:
             line.texts = tuple(text.split("\t")) if len(fields) > 1 else (text,)
             if len(line.texts) != len(fields):

@@ -29,6 +29,8 @@ def detect(
             target = folder / f"{path.stem}.png"
             if target in targets.values():
                 raise Stop(f"error: two pictures are named {path.stem}: detect them into different folders")
+            if any(target.exists() and target.samefile(picture) for picture in pictures if picture.exists()):
+                raise Stop(f"error: {target} is one of the pictures: name another folder", USAGE)
             targets[path] = target
     pipe = load_pipeline("object-detection", model, device)
     bad = 0
@@ -109,9 +111,9 @@ def log_history(folder: Path) -> list[dict]:
     """What a run logged, from its own trainer_state.json or that of its newest checkpoint."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; to draw a preset, give --what architecture")
-    states = sorted(
-        folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[-1])
-    )
+    states = [*folder.glob("checkpoint-*/trainer_state.json")]
+    states = [path for path in states if path.parent.name.removeprefix("checkpoint-").isdecimal()]
+    states.sort(key=lambda path: int(path.parent.name.removeprefix("checkpoint-")))
     states += [folder / "trainer_state.json"] * (folder / "trainer_state.json").is_file()
     if not states:
         raise FileNotFoundError(f"{folder} has no trainer_state.json, in which a run keeps its losses")

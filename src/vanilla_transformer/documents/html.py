@@ -110,6 +110,14 @@ class Scanner(HTMLParser):
     def unknown_decl(self, data: str) -> None:
         self._add("other")
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Keep a section such as `<![x]>`, which HTMLParser refuses and browsers skip."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            self._add("other")
+            return self.rawdata.find(">", i) + 1 or len(self.rawdata)
+
 
 def scan(document: str) -> list[tuple[str, str, str, int]]:
     """The parts of a document with kind, name and line; joined, they are the document."""

@@ -60,7 +60,10 @@ def main(words: list[str] | None = None) -> None:
         name, equals, value = setting.partition("=")
         if not equals:
             parser.error(f"--set {setting}: write it as NAME=VALUE")
-        settings[name] = yaml.safe_load(value)
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parser.error(f"--set {setting}: {value!r} is not valid YAML")
     subwords = {name: getattr(given, name) for name in ("source_subwords", "target_subwords")}
     settings |= {name: file for name, file in subwords.items() if file}
     try:

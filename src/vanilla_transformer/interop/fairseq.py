@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tempfile
 from collections.abc import Mapping
 from os import PathLike
@@ -15,7 +14,7 @@ from transformers import FSMTConfig, FSMTForConditionalGeneration, FSMTTokenizer
 from ..extras import extra
 from .parts import Parts, dropout_notes
 from .pieces import marian_tokenizer
-from .reading import float_weights, has_file, load_checkpoint, require_files, the_file
+from .reading import float_weights, has_file, load_checkpoint, read_lines, require_files, the_file
 from .torch_nn import count_layers, final_norm
 from .weights import (
     FAIRSEQ_NAMES,
@@ -152,8 +151,8 @@ def ids(config: Any) -> dict[str, Any]:
 
 def read_settings(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of model and task, from `args` of old checkpoints or `cfg` of new ones."""
-    if held.get("args") is not None:
-        return dict(vars(held["args"]))
+    if (args := held.get("args")) is not None:
+        return dict(args if isinstance(args, Mapping) else vars(args))
     settings: dict[str, Any] = {}
     for part in ("task", "model"):
         entries = held.get("cfg", {}).get(part)
@@ -192,7 +191,7 @@ def read_tokenizer(
 
 
 def read_dictionary(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     words = [line.rsplit(" ", 1)[0] for line in lines if line.strip()]
     return SPECIAL + [word.removesuffix(" #fairseq:overwrite") for word in words]
 
@@ -206,8 +205,8 @@ def fsmt_tokenizer(codes: Path, words: list[list[str]], languages: list[str]) ->
         ]
         return {word: index for index, word in enumerate(named)}
 
-    lines = codes.read_text(encoding="utf-8").splitlines()
-    merges = [re.sub(r" \d+$", "", line) for line in lines if not line.startswith("#version")]
+    lines = [line for line in read_lines(codes) if not line.startswith("#version")]
+    merges = [" ".join(line.split(" ")[:2]) for line in lines]  # fastBPE writes a frequency behind the pair
     with tempfile.TemporaryDirectory() as folder, extra("interop"):
         import sacremoses  # noqa: F401  # FSMTTokenizer needs it
 

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
@@ -101,6 +102,9 @@ def import_model(
         raise ConversionError(f"{source} lacks the entry {error}, which a model of {format} has") from error
     except SafetensorError as error:
         raise ConversionError(f"the weights of {source} cannot be read: {error}") from error
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ConversionError(f"{source} makes no valid configuration: {reason}") from error
     report = Report(str(source), format, parts.notes)
     if check:
         run_checks(report, parts)
@@ -184,14 +188,15 @@ def format_of_config(config: Mapping[str, Any], source: str | PathLike) -> str |
 
 def format_of_checkpoint(path: Path) -> str:
     held = load_checkpoint(path)
-    keys = held.keys() if isinstance(held, Mapping) else set()
+    keys = {name for name in held if isinstance(name, str)} if isinstance(held, Mapping) else set()
     if "model_state" in keys:
         return "joeynmt"
     if {"opt", "vocab"} <= keys:
         return "opennmt"
     if "model" in keys and keys & {"args", "cfg"}:
         return "fairseq"
-    names = held.get("state_dict", held).keys() if keys else set()
+    inner = held["state_dict"] if "state_dict" in keys else None
+    names = {name for name in inner if isinstance(name, str)} if isinstance(inner, Mapping) else keys
     if any(name.endswith("decoder.layers.0.multihead_attn.in_proj_weight") for name in names):
         return "torch"
     if "blocks.0.attn.qkv.weight" in names:

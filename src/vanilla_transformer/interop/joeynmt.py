@@ -9,7 +9,7 @@ from ..generation import paper_generation_config
 from ..tokenization_toolkit import CUTS
 from .parts import Parts, dropout_notes
 from .pieces import WORDS_NOTE, Given, Side, missing_subwords, toolkit_tokenizer, with_given_subwords
-from .reading import float_weights, load_checkpoint, read_settings, the_file
+from .reading import float_weights, load_checkpoint, read_lines, read_settings, the_file
 from .torch_nn import count_layers, positions
 from .weights import ConversionError, pop, refuse, rename, require_equal, translation_model
 
@@ -122,7 +122,7 @@ def read_tokenizer(
     if None in files:
         missing = [f"{name}_vocab.txt" for name, file in zip(settings, files) if file is None]
         return None, [f"no tokenizer: {folder} has no {' and no '.join(missing)}"]
-    words = [Path(str(file)).read_text(encoding="utf-8").splitlines() for file in files]
+    words = [read_lines(str(file)) for file in files]
     for file, found, size in zip(files, words, sizes):
         if len(found) != size:
             raise ConversionError(f"{file} has {len(found)} words, but the model has {size}")

@@ -58,6 +58,19 @@ def load_checkpoint(path: str | PathLike) -> Any:
         raise ConversionError(f"{path} is no checkpoint of PyTorch ({reason})") from error
 
 
+def read_lines(path: str | PathLike) -> list[str]:
+    """The lines of a text file. Other line ends of Unicode, such as U+2028, are characters of a word.
+
+    Raises:
+        ConversionError: the file is not UTF-8.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConversionError(f"{path} is not UTF-8: {error}") from error
+    return lines if lines[-1] else lines[:-1]
+
+
 def read_json(path: str | PathLike) -> Any:
     """The content of a JSON file; ConversionError that names the file and the place if it is none."""
     try:

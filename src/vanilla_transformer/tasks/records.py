@@ -17,13 +17,16 @@ PACKAGES = ("vanilla-transformer", "torch", "transformers", "datasets", "tokeniz
 
 
 def data_record(data: SourceArguments) -> dict[str, dict[str, str]]:
-    """Return the data of each split: the SHA-256 of each file by its name, or the name of the data set."""
+    """Return the data of each split: the SHA-256 of each file by its name, or the name of the data set.
+
+    Files of the same name have as many of their folders before it as make the names different.
+    """
     record: dict[str, dict[str, str]] = {}
     shipped = corpus_files(data.dataset) if data.dataset in SHIPPED else {}
     for split in SPLITS:
         files = [shipped[split]] if split in shipped else _existing(getattr(data, f"{split}_file") or ())
         if files:
-            record[split] = {Path(file).name: _sha256(file) for file in files}
+            record[split] = {name: _sha256(file) for name, file in zip(_short_names(files), files)}
         elif data.dataset and not shipped:
             chosen = {
                 "dataset": data.dataset,
@@ -53,6 +56,13 @@ def _existing(patterns: Any) -> list[str]:
         for pattern in patterns
         for path in ([pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern)))
     ]
+
+
+def _short_names(files: list[str]) -> list[str]:
+    parts = [Path(file).parts for file in dict.fromkeys(files)]
+    deepest = max(map(len, parts))
+    depth = next((n for n in range(1, deepest) if len({part[-n:] for part in parts}) == len(parts)), deepest)
+    return ["/".join(Path(file).parts[-depth:]) for file in files]
 
 
 def _sha256(path: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -120,6 +121,12 @@ def get_model(
             raise InputError(
                 f"pretrained: {pretrained} has other sizes than the model: block asks for; remove them there"
             )
+        lacking = [key for key in loaded["missing_keys"] if key.startswith("model.")]  # of the stacks
+        if lacking:
+            raise InputError(
+                f"pretrained: {pretrained} has no {lacking[0]} and so would start with random weights there; "
+                "remove from the model: block what changes its layers, or give another model"
+            )
         if "id2label" in settings and not any(key.startswith(HEAD) for key in loaded["missing_keys"]):
             _fit_head(model, AutoConfig.from_pretrained(pretrained).id2label, pretrained)
         return model
@@ -162,7 +169,7 @@ def loading(key: str, place: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         why = "" if Path(place).is_dir() else "there is no such folder here, and the Hub says: "
         raise InputError(f"{key}: {place}: {why}{error}") from error
 

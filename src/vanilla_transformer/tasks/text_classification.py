@@ -115,11 +115,15 @@ def _encode(
     def encode(rows: dict, numbers: list[int]) -> dict:
         texts = [rows[column] for column in data.text_column]
         encoded = tokenizer(*texts, truncation=True, max_length=longest)
+        if encoded.encodings is None:  # a tokenizer without the `tokenizers` library
+            cut = [len(ids) > longest for ids in tokenizer(*texts, verbose=False)["input_ids"]]
+        else:
+            cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
         return {
             "input_ids": encoded["input_ids"],
             "labels": rows["label"],
             "row": numbers,
-            "cut": [bool(encoding.overflowing) for encoding in encoded.encodings],
+            "cut": cut,
             "length": list(map(len, encoded["input_ids"])),
         }
 

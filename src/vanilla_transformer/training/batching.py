@@ -20,11 +20,11 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 NOISE = 0.05
 
 
-def sequence_lengths(dataset: Any, column: str, length_column: str | None = None) -> np.ndarray:
+def sequence_lengths(dataset: Any, column: str) -> np.ndarray:
     """Return the number of tokens in each row of `dataset[column]`: an int32 array (rows,).
 
-    It measures a `datasets.Dataset` by its Arrow offsets, without reading tokens, or takes `length_column` if
-    the data set has it. It iterates over any other data set.
+    It measures a `datasets.Dataset` by its Arrow offsets, without reading tokens, and iterates over any other
+    data set.
 
     Raises:
         ValueError: the column is missing, has an empty row, or holds text.
@@ -35,21 +35,17 @@ def sequence_lengths(dataset: Any, column: str, length_column: str | None = None
     import pyarrow
     import pyarrow.compute
 
-    name = length_column if length_column in dataset.column_names else column
-    if name not in dataset.column_names:
-        raise ValueError(f"the data set has no column {name!r}, only {dataset.column_names}")
+    if column not in dataset.column_names:
+        raise ValueError(f"the data set has no column {column!r}, only {dataset.column_names}")
     lengths: list[np.ndarray] = []
-    for table in dataset.select_columns(name).with_format("arrow").iter(batch_size=50_000):
-        values = table[name]
+    for table in dataset.select_columns(column).with_format("arrow").iter(batch_size=50_000):
+        values = table[column]
         if values.null_count:
             row = sum(len(part) for part in lengths) + values.is_null().index(True).as_py()
-            raise ValueError(f"column {name!r} is empty (null) in row {row}")
-        if name == column:
-            kind = values.type
-            if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-                raise ValueError(f"column {name!r} holds text: a length counts tokens, so tokenize it first")
-            values = pyarrow.compute.list_value_length(values)
-        lengths.append(values.to_numpy().astype(np.int32))
+            raise ValueError(f"column {column!r} is empty (null) in row {row}")
+        if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
+            raise ValueError(f"column {column!r} holds text: a length counts tokens, so tokenize it first")
+        lengths.append(pyarrow.compute.list_value_length(values).to_numpy().astype(np.int32))
     return np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int32)
 
 

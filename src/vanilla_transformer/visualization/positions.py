@@ -115,7 +115,7 @@ def plot_embeddings(
         seed: of t-SNE.
 
     Raises:
-        ValueError: there are fewer than 3 words.
+        ValueError: there are fewer than 3 words, or one has no token.
     """
     with extra("metrics"):
         from sklearn.decomposition import PCA
@@ -129,6 +129,8 @@ def plot_embeddings(
         chosen = dict(list(_frequent_words(tokenizer).items())[:most])
     else:
         chosen = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
+        if blank := [word for word, ids in chosen.items() if not ids]:
+            raise ValueError(f"the tokenizer makes no token of {blank[0]!r}, so it has no embedding")
     if len(chosen) < 3:
         raise ValueError(f"{len(chosen)} words are too few for a plane: give at least 3")
     vectors = torch.stack([table[ids].mean(0) for ids in chosen.values()])

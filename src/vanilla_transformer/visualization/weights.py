@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..terms import source_words
 from ..tokenization_vanilla_transformer import readable_tokens
 
 Kind = Literal["cross", "encoder", "decoder"]
@@ -51,7 +52,7 @@ def attention_of_text(
     if target is not None:
         check_text("target", target, tokenizer)
     inputs = tokenizer(source, return_tensors="pt").to(model.device)
-    columns = pieces(tokenizer, inputs["input_ids"][0])
+    columns = pieces(tokenizer, inputs["input_ids"][0], of_source=True)
     if not model.config.is_encoder_decoder:
         if target is not None:
             raise ValueError(f"{type(model).__name__} is no encoder-decoder, so it takes no target")
@@ -137,6 +138,8 @@ def eager(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, of_source: bool = False) -> list[str]:
     """Each piece as readable text, without the space before it."""
-    return [text.strip() or "␣" for text in readable_tokens(tokenizer, ids.tolist())]
+    words: AbstractContextManager[dict[str, Any]] = source_words(tokenizer) if of_source else nullcontext({})
+    with words as options:
+        return [text.strip() or "␣" for text in readable_tokens(tokenizer, ids.tolist(), **options)]

@@ -16,11 +16,13 @@ from launch import parse_recipe
 from scipy import stats
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.embeddings import sinusoids
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "paper"
 sys.path.insert(0, str(FOLDER))  # its files import each other as scripts do
 
 import grid  # noqa: E402
+import positions  # noqa: E402
 import report  # noqa: E402
 from table3 import ROWS  # noqa: E402
 
@@ -97,6 +99,31 @@ def test_two_rows_and_two_seeds(tmp_path, capsys):
     assert "4 of 60 runs are done, of 2 updates each" in report.report(done)
     with pytest.raises(ValueError, match="base, seed 1 was run with other settings"):
         grid.run_grid(rows, 2, [], [*SMALL, "--warmup_steps=9"], results, runs)
+
+
+@pytest.mark.slow
+def test_positions_start_from_sinusoids(tmp_path, monkeypatch, capsys):
+    results, seen = tmp_path / "positions.jsonl", []
+
+    def train(data, seed, folder, *flags, own=positions.train):
+        own(data, seed, folder, *flags)
+        begun = [flag.partition("=")[2] for flag in flags if flag.startswith("--pretrained=")]
+        for start in begun:
+            model = VanillaTransformerForConditionalGeneration.from_pretrained(start)
+            seen.append(model.model.decoder.embed_positions.weight.detach())
+
+    monkeypatch.setattr(positions, "train", train)
+    monkeypatch.setattr(positions, "ON_HUB", SMALL)
+    words = ["positions.py", "--seeds", "1", "--scales", "1", "0.5", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", words)
+    for _ in range(2):  # the second time there is nothing to do
+        positions.main()
+        assert "scale 0.5: perplexity" in capsys.readouterr().out
+    whole, half = seen
+    torch.testing.assert_close(whole, sinusoids(torch.arange(256), 16))
+    torch.testing.assert_close(half, whole / 2)
+    assert [run["scale"] for run in grid.read_results(results)] == [1.0, 0.5]
+    assert {run["updates"] for run in grid.read_results(results)} == {2}
 
 
 # A recipe that counts to 40 and resumes, in place of one that trains

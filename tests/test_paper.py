@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "recipes" / "paper"
 sys.path.insert(0, str(FOLDER))  # its files import each other as scripts do
 
 import grid  # noqa: E402
-import positions  # noqa: E402
+import position_size  # noqa: E402
 import report  # noqa: E402
 from table3 import ROWS  # noqa: E402
 
@@ -103,21 +103,21 @@ def test_two_rows_and_two_seeds(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_positions_start_from_sinusoids(tmp_path, monkeypatch, capsys):
-    results, seen = tmp_path / "positions.jsonl", []
+    results, seen = tmp_path / "position_size.jsonl", []
 
-    def train(data, seed, folder, *flags, own=positions.train):
+    def train(data, seed, folder, *flags, own=position_size.train):
         own(data, seed, folder, *flags)
         begun = [flag.partition("=")[2] for flag in flags if flag.startswith("--pretrained=")]
         for start in begun:
             model = VanillaTransformerForConditionalGeneration.from_pretrained(start)
             seen.append(model.model.decoder.embed_positions.weight.detach())
 
-    monkeypatch.setattr(positions, "train", train)
-    monkeypatch.setattr(positions, "ON_HUB", SMALL)
-    words = ["positions.py", "--seeds", "1", "--scales", "1", "0.5", "--results", str(results)]
+    monkeypatch.setattr(position_size, "train", train)
+    monkeypatch.setattr(position_size, "ON_HUB", SMALL)
+    words = ["position_size.py", "--seeds", "1", "--scales", "1", "0.5", "--results", str(results)]
     monkeypatch.setattr(sys, "argv", words)
     for _ in range(2):  # the second time there is nothing to do
-        positions.main()
+        position_size.main()
         assert "scale 0.5: perplexity" in capsys.readouterr().out
     whole, half = seen
     torch.testing.assert_close(whole, sinusoids(torch.arange(256), 16))

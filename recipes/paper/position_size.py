@@ -1,10 +1,10 @@
 """Why are learned positions better in the grid? Train them from a table of sinusoids.
 
-    python recipes/paper/positions.py --train_file train.parquet --validation_file validation.parquet
+    python recipes/paper/position_size.py --train_file train.parquet --validation_file validation.parquet
 
 Row E of the grid starts with random positions, an eighth as large as sinusoids. Here its table starts as
 sinusoids of their usual size (scale 1), or as small as the random ones (scale 0.125). All else is as in row
-E. A run takes about 5 minutes of one core. results/positions.jsonl has a line for each run that is done, and
+E. A run takes about 5 minutes of one core. results/position_size.jsonl has a line for each run that is done, and
 the same command does the others. Further flags go to recipes/seq2seq.py.
 """
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=range(1, SEEDS + 1), help="1 2 3 if not given"
     )
-    parser.add_argument("--results", type=Path, default=FOLDER / "results" / "positions.jsonl")
+    parser.add_argument("--results", type=Path, default=FOLDER / "results" / "position_size.jsonl")
     given, flags = parser.parse_known_args()
     if bool(given.train_file) != bool(given.validation_file):
         parser.error("give both --train_file and --validation_file, or neither")

@@ -4,8 +4,8 @@
 
 Row E of the grid starts with random positions, an eighth as large as sinusoids. Here its table starts as
 sinusoids of their usual size (scale 1), or as small as the random ones (scale 0.125). All else is as in row
-E. A run takes about 5 minutes of one core. results/position_size.jsonl has a line for each run that is done, and
-the same command does the others. Further flags go to recipes/seq2seq.py.
+E. A run takes about 5 minutes of one core. results/position_size.jsonl has a line for each run that is done,
+and the same command does the others. Further flags go to recipes/seq2seq.py.
 """
 
 import argparse

@@ -195,7 +195,7 @@ def test_a_card_has_the_scores_of_the_run(translator):
     assert "translation" in call("card", translator, "--task", "nonsense", *words, code=2).stderr
     for broken, named in (
         ("{bad", "is not valid JSON"),
-        ("[]", "holds no results"),
+        ("[]", "holds no entries, but list"),
     ):
         (translator / "results.json").write_text(broken)
         error = call("card", translator, "--task", "translation", *words, code=1).stderr
@@ -388,3 +388,18 @@ def test_models_of_other_kinds_are_refused(tmp_path):
     vanilla()[1].save_pretrained(tmp_path / "marian")
     result = call("translate", tmp_path / "marian", "--precision", "int8", input="the dog\n", code=2)
     assert "import" in result.stderr
+
+
+def test_a_file_that_is_no_text_is_named(translator, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"a dog\tein H\xfcndchen\n")
+    for words in (
+        ("import", translator, "--pairs", broken),
+        ("export", translator, tmp_path / "ct2", "--sentences", broken),
+        ("train", broken),
+    ):
+        error = call(*words, code=1).stderr
+        assert f"{broken} is not UTF-8" in error and len(error.strip().splitlines()) == 1
+    (tmp_path / "trainer_state.json").write_text("{}")
+    error = call("plot", tmp_path, "-o", tmp_path / "curves.png", code=1).stderr
+    assert f"{tmp_path / 'trainer_state.json'} has no log_history" in error

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vanilla_transformer"
 # A module may import modules of earlier lines, and a folder its own modules.
 ORDER = [
     ["presets", "config_checks", "products"],
-    ["configuration_vanilla_transformer", "epoch", "extras", "losses", "noam"],
+    ["configuration_vanilla_transformer", "epoch", "extras", "losses", "noam", "text_files"],
     ["packing"],
     ["layers", "embeddings", "image_processing_vanilla_transformer", "corpora"],
     ["stacks", "beam_search", "prepared"],

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from .extras import REPOSITORY
+from .text_files import read_entries
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -132,7 +133,7 @@ def write_model_card(
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{config_file} does not exist: save the model before its card")
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_entries(config_file)
     card = make_card(
         name=Path(model or folder.resolve()).name,
         model=model or relative_path(str(folder)),

@@ -1,11 +1,11 @@
 """`card`: a model card from the results that a run left in its folder."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..model_card import USE, write_model_card
+from ..text_files import read_entries
 from .verb import USAGE, Stop
 
 SPLITS = ("test", "validation")
@@ -23,14 +23,7 @@ def write(
     if task not in USE:
         raise Stop(f"error: --task {task}: use one of {', '.join(USE)}", USAGE)
     file = folder / "results.json"
-    found: Any = {}
-    if file.is_file():
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{file} holds no results, but {type(found).__name__}")
+    found: dict[str, Any] = read_entries(file) if file.is_file() else {}
     results = {
         split: {
             name.removeprefix(f"{split}_"): value

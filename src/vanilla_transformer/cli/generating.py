@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from ..pipeline_batches import intended_length, number_of_positions
 from ..terms import UnmetTerms, find_terms
+from ..text_files import read_lines
 from .lines import Line, Streams, as_one_line, write_record
 from .loading import loading
 from .verb import USAGE, Stop, report
@@ -282,11 +283,7 @@ def visible_text(text: str) -> str:
 
 def read_terms(path: Path) -> dict[str, str]:
     terms = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             columns = [column.strip() for column in line.split("\t")]
             if len(columns) != 2 or not all(columns):

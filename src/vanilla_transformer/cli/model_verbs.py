@@ -203,12 +203,11 @@ def export(
     rounding does not explain stops the export.
     """
     from ..interop.exporting import SENTENCES, export_ctranslate2
+    from ..text_files import read_lines
 
     lines = None
     if sentences is not None:
-        lines = [line for line in sentences.read_text(encoding="utf-8").split("\n") if line.strip()][
-            :SENTENCES
-        ]
+        lines = [line for line in read_lines(sentences) if line.strip()][:SENTENCES]
     exported = export_ctranslate2(model, output, precision, lines)
     typer.echo(f"{exported}\nsaved in {output}")
 

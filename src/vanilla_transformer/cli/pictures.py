@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..text_files import read_entries
 from .generating import load_pipeline
 from .information import without_weights
 from .loading import loading
@@ -117,7 +118,10 @@ def log_history(folder: Path) -> list[dict]:
     states += [folder / "trainer_state.json"] * (folder / "trainer_state.json").is_file()
     if not states:
         raise FileNotFoundError(f"{folder} has no trainer_state.json, in which a run keeps its losses")
-    return json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
+    history = read_entries(states[-1]).get("log_history")
+    if history is None:
+        raise ValueError(f"{states[-1]} has no log_history, in which a run keeps its losses")
+    return history
 
 
 def load(model: str) -> Any:

@@ -58,7 +58,9 @@ def find(recipe: str) -> tuple[Path, Path | None]:
         path = known[name]
     if path.suffix == ".py":
         return path, None
-    named, parent = SCRIPT.search(path.read_text(encoding="utf-8")), path.resolve().parent.name
+    from ..text_files import read_text
+
+    named, parent = SCRIPT.search(read_text(path)), path.resolve().parent.name
     for script in (named[1] if named else "", SCRIPTS.get(parent, parent)):
         if (folder / f"{script}.py").is_file():
             return folder / f"{script}.py", path

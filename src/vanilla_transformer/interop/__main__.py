@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from . import FORMATS, ConversionError, import_model
+from .reading import read_lines
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -16,7 +17,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         ConversionError: a line has no tab.
     """
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         source, tab, target = line.rstrip("\r").partition("\t")
         if line.strip():
             if not tab:

@@ -1,7 +1,6 @@
 """Checkpoints of other projects, read without running code from them."""
 
 import argparse
-import json
 import pickle
 from collections.abc import Mapping
 from os import PathLike
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
+from .. import text_files
 from .weights import ConversionError, Weights
 
 METER_NAMES = ("Average", "Time", "Stopwatch")
@@ -59,24 +59,19 @@ def load_checkpoint(path: str | PathLike) -> Any:
 
 
 def read_lines(path: str | PathLike) -> list[str]:
-    """The lines of a text file. Other line ends of Unicode, such as U+2028, are characters of a word.
-
-    Raises:
-        ConversionError: the file is not UTF-8.
-    """
+    """The lines of a text file; ConversionError that names the file if it is none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConversionError(f"{path} is not UTF-8: {error}") from error
-    return lines if lines[-1] else lines[:-1]
+        return text_files.read_lines(path)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def read_json(path: str | PathLike) -> Any:
     """The content of a JSON file; ConversionError that names the file and the place if it is none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # also text that is not UTF-8
-        raise ConversionError(f"{path} is not valid JSON: {error}") from error
+        return text_files.read_json(path)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def read_settings(folder: Path, name: str, of: str) -> Mapping[str, Any]:

@@ -90,6 +90,13 @@ def test_the_check_runs_recipes_on_few_rows_and_two_processes():
     assert not run and reason.startswith("needs the data ")
     run, _ = shortened(f"python {recipe}multi30k_en_de_tiny.yaml --train_file mine.parquet")
     assert "mine.parquet" in run and "--max_train_samples" in run
+    (command,) = pages.commands(
+        "OMP_NUM_THREADS=1 python recipes/paper/grid.py --rows base \\\n    --seeds 3\n"
+    )
+    assert command == "OMP_NUM_THREADS=1 python recipes/paper/grid.py --rows base --seeds 3"
+    run, _ = shortened(command)
+    assert "--seeds 1 " in run and "--max_steps 2" in run
+    assert shortened("python recipes/paper/grid.py --report") == ("python recipes/paper/grid.py --report", "")
 
 
 def test_numbers_may_differ_by_rounding_and_integers_may_not():

@@ -19,6 +19,9 @@ FLAGS = [
     (r"", "--vocab_size 600"),
 ]
 QUICKSTART = "recipes/translation/quickstart.yaml"
+# One run of the grid, on the shipped corpus, with results that the report does not read
+GRID = "--rows C-2-layers --seeds 1 --results grid.jsonl --runs grid --dataset bible_en_es --target_lang es"
+GRID += " --test_split test --vocab_size 600"
 PATTERN = re.compile(r"<\w+>|\[--|\.\.\.|…|\b[A-Z]{4,}\b(?!=)")
 
 # (pattern, what is run, or "" and why nothing is); the first match counts.
@@ -40,6 +43,7 @@ RULES = [
     (r"(.*benchmarks/translate_lines\.py outputs/quickstart).*", r"\1 --lines 8 --rounds 1", ""),
     # the models of an ensemble have one vocabulary, and the page trained outputs/mine
     (r"(.* outputs/mine .*--ensemble )(\S+)(.*)", r"rm -rf \2 && cp -r outputs/mine \2 && \1\2\3", ""),
+    (r"recipes/paper/grid\.py (?!--report)", f"python recipes/paper/grid.py {GRID} {FEW} {SHORT}", ""),
     (r"checkpoint_scores\.py", "", "needs the checkpoints of a whole run"),
     (r"benchmarks/(alignments|forced_terms|length_penalty)\.py", "", "needs Multi30k and its trained model"),
 ]

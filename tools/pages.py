@@ -25,8 +25,9 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # the package of this checkout
 PROGRAMS = re.compile(
-    r"(\.venv/bin/)?(python|pip|make|pytest|pre-commit|vanilla-transformer|torchrun|accelerate|jupyter|mkdocs)\s"
-    r"|(git|echo|cat|cut|paste|head|printf|taskset|cd)\s"
+    r"([A-Z_]+=\S+ )*(\.venv/bin/)?"
+    r"((python|pip|make|pytest|pre-commit|vanilla-transformer|torchrun|accelerate|jupyter|mkdocs)\s"
+    r"|(git|echo|cat|cut|paste|head|printf|taskset|cd)\s)"
 )
 DIRECTIVE = re.compile(r"<!-- (code|not run|run as): (.*?) -->", re.S)
 MARKDOWN = MarkdownIt("commonmark").enable("table")

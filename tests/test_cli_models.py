@@ -24,6 +24,7 @@ from vanilla_transformer import (
     VanillaTransformerTokenizer,
 )
 from vanilla_transformer.cli import information, recipes
+from vanilla_transformer.cli.pictures import log_history
 
 VERBS = ["train", "evaluate", "average", "card", "info", "plot", "train-tokenizer", "import", "export"]
 VERBS += ["detect", "translate", "summarize", "generate", "score", "classify"]
@@ -267,6 +268,10 @@ def test_plot_draws_curves_and_attention(translator, tmp_path):
     (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-12").mkdir()
+    newest = {"log_history": [*history, {"step": 12, "loss": 0.5}]}
+    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text(json.dumps(newest))
+    assert log_history(tmp_path)[-1]["step"] == 12
     call("plot", tmp_path, "-o", tmp_path / "curves.png")
     call("plot", translator, "--source", "the dog", "-o", tmp_path / "attention.svg")
     assert (tmp_path / "curves.png").stat().st_size and (tmp_path / "attention.svg").stat().st_size

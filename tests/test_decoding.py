@@ -208,11 +208,15 @@ def test_new_weights_are_prepared_again(change, steps):
 
 def test_weights_that_are_not_contiguous(steps):
     model, batch = random_model(14, seed=12), padded_batch(14, [5, 2, 7])
-    weight = model.model.decoder.layers[0].feed_forward.fc1.weight
-    weight.data = weight.data.T.contiguous().T
-    for _ in range(2):
-        assert torch.equal(generate(model, batch, **GREEDY), plain(model, batch, **GREEDY))
-        weight.data.mul_(-3)  # leaves no trace in the version
+    for layer in model.model.decoder.layers:
+        layer.self_attn.v_proj.weight.data = layer.self_attn.v_proj.weight.data.T.contiguous().T
+    before = generate(model, batch, **PAPER)
+    assert torch.equal(before, plain(model, batch, **PAPER))
+    for layer in model.model.decoder.layers:
+        layer.self_attn.v_proj.weight.data.mul_(-3)  # leaves no trace in the version
+    after = generate(model, batch, **PAPER)
+    assert torch.equal(after, plain(model, batch, **PAPER))
+    assert before.shape != after.shape or not torch.equal(before, after)
 
 
 def test_nothing_prepared_is_saved_or_copied(tmp_path):

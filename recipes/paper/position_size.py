@@ -74,7 +74,7 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as place:
                 start, folder = Path(place, "start"), Path(place, "run")
-                # One update makes the tokenizer and the weights, and moves them by less than 0.00001.
+                # This makes the tokenizer and the weights. The first update has the rate 0.
                 train(data, seed, start, *flags, "--max_steps=1", "--max_validation_samples=8")
                 start_from_sinusoids(start, scale)
                 train(data, seed, folder, *flags, f"--pretrained={start}")
